@@ -1,0 +1,47 @@
+// Every arena's bytes from (spec, options): the one truth for the planner, which shows these numbers, and the runner, which allocates exactly them.
+#pragma once
+#include <cstddef>
+
+#include "model/spec.h"
+#include "ops/ops.h"
+
+namespace ewe {
+
+struct EngineOptions {
+  DType weights;
+  int maxContext;  // positions of a sequence
+  int maxBatch;    // sequences in a decode step
+  int pageSize;    // tokens
+  int pages;       // in all; 0 for what maxBatch full contexts can ever need
+  int stepRows;    // most rows of a step
+};
+
+// Rows whose logits exist at once.
+int logitRows(const EngineOptions& options);
+int pagesPerSequence(const EngineOptions& options);
+int pageCount(const EngineOptions& options);
+Limits limitsOf(const Spec& spec, const Ops& ops, const EngineOptions& options);
+
+// Activation buffers in the order of model/forward.h, then the rest.
+struct Layout {
+  size_t matrices, embedding, vectors;  // one arena
+  size_t cache, cacheLayer, cacheBlock;
+  size_t x, a, q, wide, logits;
+  size_t rotary;  // both tables
+  size_t step;    // token, position, sequence, start, pages, logit rows, sampling, history and what sampling returns
+  size_t scratch;
+  size_t weights() const { return matrices + embedding + vectors; }
+  size_t activations() const { return x + a + q + wide + logits; }
+  size_t total() const { return weights() + cache + activations() + rotary + step + scratch; }
+};
+Layout layoutOf(const Spec& spec, const Ops& ops, const EngineOptions& options);
+
+// The step arena's parts, as offsets in bytes. What is uploaded each step lies first and together.
+struct StepLayout {
+  size_t token, position, sequence, start, pages, logitRows, sampling, uploaded;  // uploaded: end of that part
+  size_t target, history, drawn, logprob, topToken, topLogprob, total;
+};
+constexpr int kTopLogprobs = 20;
+StepLayout stepLayoutOf(const EngineOptions& options);
+
+}  // namespace ewe

@@ -1,0 +1,62 @@
+// What the engine is asked for, and what it answers: plain data between napi and the loop.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "engine/text.h"
+
+namespace ewe {
+
+struct Request {
+  std::vector<int> tokens;  // the prompt, at least one
+  int maxNewTokens;         // at least one; prompt and answer fit the context
+  int n;                    // samples
+  float temperature, topP, minP, repetitionPenalty;
+  int topK;
+  uint64_t seed;
+  std::vector<int> endIds;
+  std::vector<std::string> stop;
+  int logprobs;  // -1 none, else how many of the best beside the chosen one
+  bool keepSpecial;
+};
+
+enum class Finish : int { none = 0, stop, length, cancelled, error };
+
+// One token of one sample, or a rest of text without a token.
+struct Event {
+  int request, sample;
+  int token = -1;
+  std::string text;
+  bool hasLogprob = false;
+  float logprob = 0;
+  std::vector<int> topTokens;
+  std::vector<float> topLogprobs;
+  Finish finish = Finish::none;
+  int stopToken = -1;    // the end id that ended the sample
+  int stopString = -1;   // index of the stop string that did
+  std::shared_ptr<Failure> failure;
+};
+
+// Log-probabilities of tokens[1 ..] given those before, each with the `top` best beside it.
+struct Score {
+  std::vector<int> tokens;
+  int top;
+  struct Result {
+    std::vector<float> logprobs;     // [tokens - 1]
+    std::vector<int> topTokens;      // [tokens - 1, top]
+    std::vector<float> topLogprobs;  // [tokens - 1, top]
+  };
+  std::function<void(Status, Result)> done;
+};
+
+// All logits [tokens, vocab].
+struct LogitsOf {
+  std::vector<int> tokens;
+  std::function<void(Status, std::vector<float>)> done;
+};
+
+}  // namespace ewe

@@ -1,0 +1,168 @@
+#include "engine/runner.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ewe {
+
+Runner::~Runner() {
+  for (void* arena : {arenas_.weights, arenas_.cache, arenas_.activations, arenas_.rotary, arenas_.step}) {
+    if (arena) ops_.release(arena);
+  }
+}
+
+Status Runner::load(const Checkpoint& checkpoint, const EngineOptions& options, Threads& threads, const std::function<void(uint64_t, uint64_t)>& progress,
+                    const std::atomic<bool>& cancel) {
+  const Spec& s = checkpoint.spec;
+  options_ = options;
+  layout_ = layoutOf(s, ops_, options);
+  stepLayout_ = stepLayoutOf(options);
+  model_.spec = s;
+
+  EWE_TRY(ops_.allocate(&arenas_.weights, layout_.weights()));
+  EWE_TRY(ops_.allocate(&arenas_.cache, layout_.cache));
+  EWE_TRY(ops_.allocate(&arenas_.activations, layout_.activations()));
+  EWE_TRY(ops_.allocate(&arenas_.rotary, layout_.rotary));
+  EWE_TRY(ops_.allocate(&arenas_.step, layout_.step));
+  EWE_TRY(ops_.reserve(limitsOf(s, ops_, options)));
+
+  auto* at = static_cast<unsigned char*>(arenas_.activations);
+  auto take = [&at](size_t bytes) { return at += bytes, at - bytes; };
+  activations_.x = take(layout_.x);
+  activations_.a = take(layout_.a);
+  activations_.q = take(layout_.q);
+  activations_.wide = take(layout_.wide);
+  activations_.logits = reinterpret_cast<float*>(take(layout_.logits));
+  activations_.type = ops_.activationType(options.weights);
+  activations_.residualType = ops_.residualType(options.weights);
+
+  const size_t entries = size_t(options.maxContext) * size_t(s.rotarySize / 2);
+  std::vector<float> cos(entries), sin(entries);
+  rotaryTables(s, options.maxContext, cos.data(), sin.data());
+  auto* rotary = static_cast<unsigned char*>(arenas_.rotary);
+  model_.rotary.cos = reinterpret_cast<float*>(rotary);
+  model_.rotary.sin = reinterpret_cast<float*>(rotary + layout_.rotary / 2);
+  EWE_TRY(ops_.upload(rotary, cos.data(), entries * sizeof(float)));
+  EWE_TRY(ops_.upload(rotary + layout_.rotary / 2, sin.data(), entries * sizeof(float)));
+
+  model_.cache = {arenas_.cache, activations_.type, options.pageSize, s.kvHeads, s.headSize, (long long)layout_.cacheBlock};
+  model_.cacheLayer = (long long)layout_.cacheLayer;
+  host_.assign(stepLayout_.uploaded, 0);
+  return loadWeights(checkpoint, options.weights, ops_, threads, arenas_.weights, model_.weights, progress, cancel);
+}
+
+Status Runner::run(const std::vector<Piece>& pieces, const std::atomic<bool>& stop, Save* save) {
+  const StepLayout& l = stepLayout_;
+  int *token = host<int>(l.token), *position = host<int>(l.position), *sequence = host<int>(l.sequence), *start = host<int>(l.start);
+  const int stride = pagesPerSequence(options_);
+  Rows rows{};
+  int maxPosition = 0;
+  for (size_t i = 0; i < pieces.size(); i++) {
+    const Piece& piece = pieces[i];
+    if (int(i) >= options_.maxBatch || rows.rows + piece.count > limitsOf(model_.spec, ops_, options_).rows ||
+        piece.position + piece.count > options_.maxContext || int(piece.pages->size()) > stride) {
+      return Status::fail(Kind::internal, "a step of %zu pieces exceeds its buffers", pieces.size());
+    }
+    start[i] = rows.rows;
+    std::memcpy(host<int>(l.pages) + i * size_t(stride), piece.pages->data(), piece.pages->size() * sizeof(int));
+    for (int j = 0; j < piece.count; j++, rows.rows++) {
+      token[rows.rows] = piece.tokens[j];
+      position[rows.rows] = piece.position + j;
+      sequence[rows.rows] = int(i);
+    }
+    maxPosition = std::max(maxPosition, piece.position + piece.count);
+    if (piece.prompt) {
+      rows.promptRows = rows.rows;
+      rows.promptSequences = int(i) + 1;
+    }
+  }
+  start[pieces.size()] = rows.rows;
+  rows.sequences = int(pieces.size());
+  rows.pagesStride = stride;
+  EWE_TRY(upload(0, l.logitRows));
+  rows.token = step<int>(l.token);
+  rows.position = step<int>(l.position);
+  rows.sequence = step<int>(l.sequence);
+  rows.start = step<int>(l.start);
+  rows.pages = step<int>(l.pages);
+  return forward(ops_, model_, activations_, {rows, maxPosition}, stop, save);
+}
+
+Status Runner::head(const std::vector<int>& rows, Save* save) {
+  if (int(rows.size()) > logitRows(options_)) return Status::fail(Kind::internal, "logits of %zu rows exceed the buffer", rows.size());
+  std::memcpy(host<int>(stepLayout_.logitRows), rows.data(), rows.size() * sizeof(int));
+  EWE_TRY(upload(stepLayout_.logitRows, rows.size() * sizeof(int)));
+  return ewe::head(ops_, model_, activations_, step<int>(stepLayout_.logitRows), int(rows.size()), save);
+}
+
+Status Runner::sample(const std::vector<Sampling>& sampling, bool shared, std::vector<Drawn>& out) {
+  const StepLayout& l = stepLayout_;
+  const size_t rows = sampling.size();
+  if (int(rows) > logitRows(options_)) return Status::fail(Kind::internal, "sampling of %zu rows exceeds the buffer", rows);
+  std::memcpy(host<Sampling>(l.sampling), sampling.data(), rows * sizeof(Sampling));
+  EWE_TRY(upload(l.sampling, rows * sizeof(Sampling)));
+  Sample op{};
+  op.logits = activations_.logits;
+  op.sampling = step<Sampling>(l.sampling);
+  op.token = step<int>(l.drawn);
+  op.logprob = step<float>(l.logprob);
+  op.topToken = step<int>(l.topToken);
+  op.topLogprob = step<float>(l.topLogprob);
+  op.stride = shared ? 0 : model_.spec.vocab;
+  op.rows = int(rows);
+  op.vocab = model_.spec.vocab;
+  op.topStride = kTopLogprobs;
+  EWE_TRY(ops_.sample(op));
+
+  std::vector<int> tokens(rows), topTokens(rows * kTopLogprobs);
+  std::vector<float> logprobs(rows), topLogprobs(rows * kTopLogprobs);
+  EWE_TRY(ops_.download(tokens.data(), op.token, rows * sizeof(int)));
+  EWE_TRY(ops_.download(logprobs.data(), op.logprob, rows * sizeof(float)));
+  int most = 0;
+  for (const Sampling& s : sampling) most = std::max(most, s.top);
+  if (most > 0) {
+    EWE_TRY(ops_.download(topTokens.data(), op.topToken, topTokens.size() * sizeof(int)));
+    EWE_TRY(ops_.download(topLogprobs.data(), op.topLogprob, topLogprobs.size() * sizeof(float)));
+  }
+  out.clear();
+  for (size_t i = 0; i < rows; i++) {
+    Drawn drawn{tokens[i], logprobs[i], {}, {}};
+    drawn.topTokens.assign(&topTokens[i * kTopLogprobs], &topTokens[i * kTopLogprobs] + sampling[i].top);
+    drawn.topLogprobs.assign(&topLogprobs[i * kTopLogprobs], &topLogprobs[i * kTopLogprobs] + sampling[i].top);
+    out.push_back(std::move(drawn));
+  }
+  return {};
+}
+
+Status Runner::logProbs(const std::vector<int>& targets, int top, float* logprobs, int* topTokens, float* topLogprobs) {
+  const StepLayout& l = stepLayout_;
+  const size_t rows = targets.size();
+  EWE_TRY(ops_.upload(step<int>(l.target), targets.data(), rows * sizeof(int)));
+  LogProbs op{};
+  op.logits = activations_.logits;
+  op.target = step<int>(l.target);
+  op.logprob = step<float>(l.logprob);
+  op.topToken = step<int>(l.topToken);
+  op.topLogprob = step<float>(l.topLogprob);
+  op.stride = model_.spec.vocab;
+  op.rows = int(rows);
+  op.vocab = model_.spec.vocab;
+  op.top = top;
+  EWE_TRY(ops_.logProbs(op));
+  EWE_TRY(ops_.download(logprobs, op.logprob, rows * sizeof(float)));
+  if (top == 0) return {};
+  EWE_TRY(ops_.download(topTokens, op.topToken, rows * size_t(top) * sizeof(int)));
+  return ops_.download(topLogprobs, op.topLogprob, rows * size_t(top) * sizeof(float));
+}
+
+Status Runner::logits(int rows, float* out) { return ops_.download(out, activations_.logits, size_t(rows) * size_t(model_.spec.vocab) * sizeof(float)); }
+
+const int* Runner::history(int slot) const { return step<int>(stepLayout_.history) + size_t(slot) * size_t(options_.maxContext); }
+
+Status Runner::appendHistory(int slot, int at, const int* tokens, int count) {
+  return ops_.upload(const_cast<int*>(history(slot)) + at, tokens, size_t(count) * sizeof(int));
+}
+
+Status Runner::copyPage(int from, int to) { return ops_.copyPage(model_.cache, model_.spec.layers, model_.cacheLayer, from, to); }
+
+}  // namespace ewe

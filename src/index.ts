@@ -1,0 +1,20 @@
+export { Model } from './model.js'
+export type { Generation, Plan, Sample, StreamPiece, TokenLogprob } from './model.js'
+export type { CompleteOptions, GenerateOptions, LoadOptions, ScoreOptions } from './options.js'
+export type { ChatTurn } from './prompts.js'
+export type { Tokenizer } from './tokenizer/tokenizer.js'
+export type { NativeDevice as Device, NativeStats as Stats } from './native.js'
+export { devices } from './devices.js'
+export {
+  CheckpointError,
+  ContextLengthError,
+  DeviceError,
+  DisposedError,
+  EweError,
+  InternalError,
+  ModelNotFoundError,
+  NativeError,
+  OptionError,
+  OutOfMemoryError,
+  TokenizerError,
+} from './errors.js'

@@ -1,0 +1,119 @@
+import { z } from 'zod'
+import { OptionError } from './errors.js'
+
+/** Largest count of samples of one request. */
+const maxSamples = 1024
+const signal = z.instanceof(AbortSignal)
+const seed = z.union([z.int().min(0), z.bigint().min(0n).max(0xffff_ffff_ffff_ffffn)])
+
+/** Options of {@link Model.load}. */
+export const loadOptions = z.strictObject({
+  /** `auto` takes the first CUDA device that can run the model, else the CPU. Default `auto`. */
+  device: z.string().regex(/^(auto|cpu|cuda(:\d+)?|emulator)$/, 'auto, cpu, cuda, cuda:N or emulator').default('auto'),
+  /** Dtype of the weights in memory; `auto` is the dtype of the files. Default `auto`. */
+  weights: z.enum(['auto', 'float32', 'bfloat16', 'float16']).default('auto'),
+  /** Most tokens of prompt and answer together. Default: what the model was trained for. */
+  maxContext: z.int().min(1).max(1 << 24).optional(),
+  /** Most sequences of one step. Default: as many as fit a share of the memory, at most 8. */
+  maxBatch: z.int().min(1).max(4096).optional(),
+  /** Tokens of a cache page, a multiple of 16. Default 64. */
+  pageSize: z.int().min(16).max(1024).multipleOf(16).default(64),
+  /** Most tokens of a prompt that one step takes. Default 256. */
+  chunk: z.int().min(1).max(65536).default(256),
+  /** Threads of the CPU device. Default: one for each processor this process may use. */
+  threads: z.int().min(1).max(1024).optional(),
+  /** Instruction set of the CPU device. Default `auto`, the best one there is. */
+  instructionSet: z.enum(['auto', 'plain', 'avx2', 'avx512', 'avx512bf16']).default('auto'),
+  /** Cancels loading. */
+  signal: signal.optional(),
+  /** Called with bytes done and in all, at most 50 times a second. */
+  onProgress: z.custom<(progress: { done: number; total: number }) => void>((value) => typeof value === 'function', 'a function').optional(),
+})
+export type LoadOptions = z.input<typeof loadOptions>
+
+const sampling = {
+  /** Most tokens of the answer. Default 256 (`generate`, `stream`), or generation_config.json's, else 16 (`complete`); never beyond the context. */
+  maxNewTokens: z.int().min(1).max(1 << 24).optional(),
+  /** 0 is greedy. Default 1 (`generate`, `stream`). */
+  temperature: z.number().min(0).max(1e6).optional(),
+  /** Keep only this many best tokens (ties stay); 0 keeps all. Default 0 (`generate`, `stream`). */
+  topK: z.int().min(0).max(1 << 24).optional(),
+  /** Keep the fewest best tokens that hold this share of the probability. Default 0.92 (`generate`, `stream`). */
+  topP: z.number().gt(0).max(1).optional(),
+  /** Keep tokens with at least this share of the best one's probability. Default 0. */
+  minP: z.number().min(0).max(1).optional(),
+  /** Divides positive and multiplies negative logits of tokens seen before, prompt included. Default 1. */
+  repetitionPenalty: z.number().gt(0).max(1e6).optional(),
+  /** The same seed gives the same text, whatever else runs. Default: a random one, which the result tells. */
+  seed: seed.optional(),
+  /** Texts that end the answer and are cut from it. */
+  stop: z.union([z.string().min(1).max(1024), z.array(z.string().min(1).max(1024)).max(64)]).optional(),
+  /** Samples of the same prompt. Default 1. */
+  n: z.int().min(1).max(maxSamples).optional(),
+  /** Report log-probabilities: of the chosen token (0) and of that many best ones. Default: none. */
+  logprobs: z.int().min(0).max(20).optional(),
+  /** Ends the request within one token; its promise rejects with the signal's reason. */
+  signal: signal.optional(),
+}
+
+/** Options of `generate` and `stream`: the instruction pipeline of Dolly. */
+export const generateOptions = z.strictObject({
+  ...sampling,
+  /** Text that the instruction is about; stands in the prompt's `Input:` block. */
+  input: z.string().optional(),
+  /** Text before the first instruction of a chat. */
+  system: z.string().optional(),
+  /** Result is instruction, newline, answer. Default false. */
+  returnFullText: z.boolean().optional(),
+})
+export type GenerateOptions = z.input<typeof generateOptions>
+
+/** Options of `complete`: the raw continuation of a prompt. */
+export const completeOptions = z.strictObject({
+  ...sampling,
+  /** Go on past the model's end ids. Default false. */
+  ignoreEos: z.boolean().optional(),
+  /** Show special tokens in the text. Default false. */
+  keepSpecial: z.boolean().optional(),
+})
+export type CompleteOptions = z.input<typeof completeOptions>
+
+/** Options of `score`. */
+export const scoreOptions = z.strictObject({
+  /** Report this many best tokens beside each given one, up to 20. Default 0. */
+  topLogprobs: z.int().min(0).max(20).default(0),
+  signal: signal.optional(),
+})
+export type ScoreOptions = z.input<typeof scoreOptions>
+
+/** Checks user input against a schema. Throws {@link OptionError} for the first thing that is wrong. */
+export function check<S extends z.ZodType>(schema: S, value: unknown, name = 'options'): z.output<S> {
+  const result = schema.safeParse(value)
+  if (result.success) return result.data
+  const issue = result.error.issues[0]
+  if (issue === undefined) throw result.error
+  const unknown = issue.code === 'unrecognized_keys' ? issue.keys[0] : undefined
+  const path = [...issue.path.map(String), ...(unknown === undefined ? [] : [unknown])]
+  const received = path.reduce<unknown>((at, key) => (at as Record<string, unknown> | undefined)?.[key], value)
+  throw new OptionError(path.length === 0 ? name : path.join('.'), unknown === undefined ? expectation(issue) : 'no such option', received)
+}
+
+function expectation(issue: z.core.$ZodIssue): string {
+  switch (issue.code) {
+    case 'too_small':
+      return `${issue.origin === 'string' || issue.origin === 'array' ? 'a length of ' : 'a number '}${issue.inclusive === false ? 'above' : 'at least'} ${issue.minimum}`
+    case 'too_big':
+      return `${issue.origin === 'string' || issue.origin === 'array' ? 'a length of ' : 'a number '}${issue.inclusive === false ? 'below' : 'at most'} ${issue.maximum}`
+    case 'not_multiple_of':
+      return `a multiple of ${issue.divisor}`
+    case 'invalid_value':
+      return `one of ${issue.values.map(String).join(', ')}`
+    case 'invalid_type':
+      return issue.expected === 'int' ? 'a whole number' : `a ${issue.expected}`
+    case 'invalid_format':
+    case 'custom':
+      return issue.message
+    default:
+      return issue.message
+  }
+}
