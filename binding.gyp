@@ -28,7 +28,7 @@
     ]}, {'targets': [
       {'target_name': 'ewe', 'type': 'loadable_module', 'sources': ['<!@(node scripts/sources.mjs addon)'], 'dependencies': ['native'],
        'include_dirs': ['<!@(node scripts/sources.mjs includes)'], 'defines': ['NAPI_VERSION=9', 'EWE_VERSION="<!(node scripts/sources.mjs version)"'],
-       'ldflags': ['-Wl,-s']},
+       'ldflags': ['-Wl,-s', '-Wl,--version-script,<(module_root_dir)/native/napi/exports.map']},
     ]}],
   ],
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Builds what changed: the addon (prebuilds/PLATFORM/ewe.node) and the TypeScript (dist/). `npm run prepare` and `ewe build` call it.
 //
-//   node scripts/build.mjs [--addon] [--types] [--cases] [--sanitize] [--tool cmake|gyp] [--force]
+//   node scripts/build.mjs [--addon] [--types] [--cases] [--sanitize] [--tool cmake|gyp] [--force: everything again]
 //
 // Without a choice of parts: the addon and the types. --cases: the program of the native test cases (build-cases/ewe-cases), for `npm test`.
 // --sanitize: addon and cases with AddressSanitizer and UndefinedBehaviorSanitizer, left in build-asan/.
@@ -92,13 +92,15 @@ function buildWithCmake(folder, target, cases) {
     driver = undefined // a dependent: CMakeLists.txt needs nothing of cmake-js
   }
   if (driver === undefined) run('cmake', ['-S', root, '-B', folder, ...settings])
-  else run(process.execPath, [driver, 'configure', '--out', folder, ...settings.map((setting) => setting.replace(/^-D/, '--CD'))])
-  run('cmake', ['--build', folder, '--parallel', String(availableParallelism()), ...target.flatMap((name) => ['--target', name])])
+  else run(process.execPath, [driver, 'configure', '--log-level', 'warn', '--out', folder, ...settings.map((setting) => setting.replace(/^-D/, '--CD'))])
+  const clean = options.force ? ['--clean-first'] : []
+  run('cmake', ['--build', folder, ...clean, '--parallel', String(availableParallelism()), ...target.flatMap((name) => ['--target', name])])
   return folder
 }
 
 function buildWithGyp(cases) {
   // node-gyp wants a folder with Node's headers and settings, and would download one. Node-API needs neither: an empty one of the right form.
+  if (options.force) rmSync(join(root, 'build'), { recursive: true, force: true })
   const headers = join(root, 'build', 'headers')
   mkdirSync(join(headers, 'include/node'), { recursive: true })
   writeFileSync(join(headers, 'include/node/config.gypi'), JSON.stringify({ target_defaults: {}, variables: {} }))
@@ -109,6 +111,15 @@ function buildWithGyp(cases) {
   run(process.execPath, [nodeGyp, 'configure', ...common, '--', ...(cases ? ['-Dcases=1'] : [])])
   run(process.execPath, [nodeGyp, 'build', ...common, '--jobs', String(availableParallelism())])
   return join('build', 'Release')
+}
+
+/** A symbol that is nowhere shows only here: an addon is linked with Node's symbols missing. */
+function checkLoads(path) {
+  try {
+    process.dlopen({ exports: {} }, path)
+  } catch (error) {
+    throw new BuildError(`the addon was built but does not load: ${error.message}`)
+  }
 }
 
 /** Builds one native result unless its stamp tells that nothing changed. */
@@ -134,6 +145,7 @@ function buildNative(name, cases, output) {
   // Beside and renamed: a process that has the old file mapped keeps it.
   mkdirSync(dirname(join(root, output)), { recursive: true })
   copyFileSync(join(root, folder, name), `${join(root, output)}.new`)
+  if (!cases) checkLoads(`${join(root, output)}.new`)
   renameSync(`${join(root, output)}.new`, join(root, output))
   writeFileSync(stampPath, `${JSON.stringify({ hash, tool })}\n`)
   console.error(`ewe: built ${output} in ${((Date.now() - started) / 1000).toFixed(1)} s`)

@@ -1,5 +1,6 @@
 // The list of native sources, sources.json, for binding.gyp (as a command that prints one item a line) and for build.mjs (as functions). CMakeLists.txt
 // reads the same file by itself. A file that is listed and not there stops the build here instead of as a puzzle of the linker.
+// (Of the flags: g++ 12 warns of uninitialized variables in its own AVX-512 headers, hence -Wno-maybe-uninitialized there.)
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join, resolve } from 'node:path'
@@ -15,16 +16,11 @@ export function readSources(folder = root) {
 }
 
 /** Every file that sources.json names. The test cases are not part of the package. */
-export function listed(sources) {
+function listed(sources) {
   return [...sources.native, ...sources.isa.sources, ...sources.cuda, ...sources.addon, ...sources.cases, ...sources.kernels.sources]
 }
 
-/** Files in the folders of native code that sources.json does not name: they would silently be left out. */
-export function unlisted(folder = root) {
-  const known = new Set(listed(readSources(folder)))
-  return files(folder, ['native', 'kernels', 'test/ops']).filter((file) => /\.(cc|cu)$/.test(file) && !known.has(file))
-}
-
+/** All files below some folders, sorted; a folder that does not exist has none. */
 export function files(folder, tops) {
   return tops.flatMap((top) =>
     existsSync(join(folder, top))

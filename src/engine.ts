@@ -38,17 +38,12 @@ export class Engine {
     const engine = new Engine(native)
     const abort = (): void => native.abortLoad()
     signal?.addEventListener('abort', abort, { once: true })
-    // The callback lives as long as the native engine: it must not keep this one from being collected.
-    const weak = new WeakRef(engine)
-    native.onEvents((events) => {
-      const alive = weak.deref()
-      if (alive !== undefined) alive.#dispatch(events)
-    })
+    native.onEvents(Engine.#listen(engine))
     try {
       await engine.#track(native.load(checkpoint, options, (done, total) => onProgress?.({ done, total })))
       if (text !== undefined) native.setText(text.bytes, text.ends, text.special)
     } catch (thrown) {
-      await native.dispose()
+      await engine.#track(native.dispose())
       signal?.throwIfAborted()
       throw fromNative(thrown, caller)
     } finally {
@@ -107,6 +102,18 @@ export class Engine {
       }),
     )
     return this.#disposed
+  }
+
+  /**
+   * The native engine keeps this callback for life: it must not keep the engine, nor the native one, from being collected. So it is made here, where its
+   * scope holds nothing else.
+   */
+  static #listen(engine: Engine): (events: NativeEvent[]) => void {
+    const weak = new WeakRef(engine)
+    return (events) => {
+      const alive = weak.deref()
+      if (alive !== undefined) alive.#dispatch(events)
+    }
   }
 
   #check(): void {

@@ -21,7 +21,7 @@ import {
   type LoadOptions,
   type ScoreOptions,
 } from './options.js'
-import { chooseTemplate, cutResponse, fitChat, fullText, instructionPrompt, type ChatTurn, type Part, type Template } from './prompts.js'
+import { chooseTemplate, cutResponse, fitChat, fullText, instructionPrompt, ResponseCutter, type ChatTurn, type Part, type Template } from './prompts.js'
 import { Tokenizer } from './tokenizer/tokenizer.js'
 
 /** Log-probabilities are natural logarithms, of the model's own distribution, before temperature and other processors. */
@@ -47,9 +47,8 @@ export interface Sample {
   logprobs?: TokenLogprob[]
 }
 
-/** What a request gives: its first sample, and all of them. */
-export interface Generation extends Sample {
-  samples: Sample[]
+/** What a request was made of. */
+export interface Asked {
   /** Ids of the prompt. */
   promptTokens: number
   /** The seed used: give it again for the same text. */
@@ -58,8 +57,15 @@ export interface Generation extends Sample {
   droppedTurns: number
 }
 
+/** What a request gives: its first sample, and all of them. */
+export interface Generation extends Sample, Asked {
+  samples: Sample[]
+}
+
 /** A piece of an answer under way. */
 export interface StreamPiece {
+  /** On the first piece of all. */
+  asked?: Asked
   /** Which sample it belongs to. */
   index: number
   /** Text that is final; may be empty while characters or a possible stop text are incomplete. */
@@ -176,14 +182,16 @@ export class Model implements AsyncDisposable {
   /**
    * The same, piece by piece. Leaving the loop, or `return()`, cancels the request within one token.
    *
-   * The pieces of a sample join to the text of {@link generate}: space at the start is left out, space at the end is held back until more text follows.
+   * The pieces of a sample join to the text of {@link generate}: what may be cut from its end is held back until more text follows.
    */
   async *stream(instruction: string | readonly ChatTurn[], options: GenerateOptions = {}): AsyncGenerator<StreamPiece, void, void> {
     const checked = check(generateOptions, options)
     if (checked.returnFullText === true) throw new OptionError('returnFullText', 'no full text in a stream', true)
     const prepared = await this.#instruct(instruction, checked)
-    const trimmers = Array.from({ length: prepared.request.n }, () => new Trimmer(this.#chosenTemplate().name !== 'plain'))
-    for await (const piece of this.#pieces(prepared)) yield { ...piece, text: trimmers[piece.index]!.push(piece.text) }
+    const cutters = Array.from({ length: prepared.request.n }, () => new ResponseCutter(this.#chosenTemplate()))
+    for await (const piece of this.#pieces(prepared)) {
+      yield { ...piece, text: cutters[piece.index]!.push(piece.text, piece.finishReason !== undefined, piece.stopped) }
+    }
   }
 
   /**
@@ -308,8 +316,12 @@ export class Model implements AsyncDisposable {
     return { request, droppedTurns: 0, signal }
   }
 
-  async *#pieces({ request, signal }: Prepared): AsyncGenerator<StreamPiece, void, void> {
-    for await (const event of this.#engine.submit(request, signal)) yield pieceOf(event, request)
+  async *#pieces({ request, droppedTurns, signal }: Prepared): AsyncGenerator<StreamPiece, void, void> {
+    let first: Pick<StreamPiece, 'asked'> = { asked: { promptTokens: request.tokens.length, seed: request.seed, droppedTurns } }
+    for await (const event of this.#engine.submit(request, signal)) {
+      yield { ...first, ...pieceOf(event, request) }
+      first = {}
+    }
   }
 
   async #collect({ request, droppedTurns, signal }: Prepared): Promise<Generation> {
@@ -400,26 +412,4 @@ function lastText(instruction: string | readonly ChatTurn[]): string {
   if (typeof instruction === 'string') return instruction
   const content = instruction.at(-1)?.content ?? ''
   return typeof content === 'string' ? content : content.map((part) => part.text ?? '').join('')
-}
-
-/** Leaves out space at the start of a text that comes in pieces, and holds back space that may be its end. */
-class Trimmer {
-  #held = ''
-  #started: boolean
-  readonly #trims: boolean
-
-  constructor(trims: boolean) {
-    this.#trims = trims
-    this.#started = !trims
-  }
-
-  push(text: string): string {
-    if (!this.#trims) return text
-    const whole = this.#held + text
-    const from = this.#started ? whole : whole.trimStart()
-    if (from !== '') this.#started = true
-    const out = from.trimEnd()
-    this.#held = from.slice(out.length)
-    return out
-  }
 }

@@ -243,7 +243,7 @@ export function tryLoad(path: string): { native: Native } | LoadAttempt {
     if (broken !== undefined) return { path, cause: broken }
     process.dlopen(holder, path)
   } catch (error) {
-    return { path, cause: linkProblem(error instanceof Error ? error.message : String(error)) }
+    return { path, cause: linkProblem((error instanceof Error ? error.message : String(error)).replace(`${path}: `, '')) }
   }
   const native = holder.exports
   if (typeof native.version !== 'function') return { path, cause: 'it is an addon of Node, but not that of ewe' }

@@ -163,11 +163,8 @@ export function cutResponse(template: Template, text: string, stopped?: string |
   if (template.name === 'plain') return text
   if (template.name !== 'dolly-text') return strip(text)
   const whole = typeof stopped === 'string' && template.stop.includes(stopped) ? text + stopped : text
-  const end = whole.search(END_PATTERN)
-  if (end === -1) return strip(whole)
-  let before = end
-  while (whole[before - 1] === '#') before--
-  return strip(whole.slice(0, before))
+  const end = endKey(whole)
+  return strip(end === -1 ? whole : whole.slice(0, end))
 }
 
 // Python's white space: it strips U+001C to U+001F and U+0085, and keeps U+FEFF, unlike String.prototype.trim.
@@ -177,11 +174,69 @@ const IS_SPACE = new RegExp(SPACE)
 const END_PATTERN = new RegExp(`#${SPACE}*End`)
 
 function strip(text: string): string {
+  const start = spaceAtStart(text)
+  return text.slice(start, Math.max(start, spaceAtEnd(text, text.length)))
+}
+
+/** Length of the space that a text begins with. */
+function spaceAtStart(text: string): number {
   let start = 0
-  let end = text.length
-  while (start < end && IS_SPACE.test(text.charAt(start))) start++
-  while (end > start && IS_SPACE.test(text.charAt(end - 1))) end--
-  return text.slice(start, end)
+  while (start < text.length && IS_SPACE.test(text.charAt(start))) start++
+  return start
+}
+
+/** Where the space begins that ends before `end`. */
+function spaceAtEnd(text: string, end: number): number {
+  let start = end
+  while (start > 0 && IS_SPACE.test(text.charAt(start - 1))) start--
+  return start
+}
+
+/**
+ * {@link cutResponse} for an answer that comes in pieces: what it lets through joins to the same text. It holds back space that may be the end and,
+ * with `dolly-text`, what may begin an end key.
+ */
+export class ResponseCutter {
+  readonly #template: Template
+  #held = ''
+  #started = false
+  #ended = false
+
+  constructor(template: Template) {
+    this.#template = template
+  }
+
+  /** The text that is final after this piece. `finished` with the last piece, and then the stop text that ended it, when one did. */
+  push(text: string, finished: boolean, stopped?: string | number): string {
+    if (this.#template.name === 'plain') return text
+    if (this.#ended) return ''
+    const searches = this.#template.name === 'dolly-text'
+    let whole = this.#held + text
+    if (searches && finished && typeof stopped === 'string' && this.#template.stop.includes(stopped)) whole += stopped
+    if (!this.#started) whole = whole.slice(spaceAtStart(whole))
+    this.#started ||= whole !== ''
+    const end = searches ? endKey(whole) : -1
+    this.#ended = finished || end !== -1
+    const final = end === -1 ? whole : whole.slice(0, end)
+    const upTo = spaceAtEnd(final, searches && !this.#ended ? mayBeEndKey(final) : final.length)
+    this.#held = this.#ended ? '' : final.slice(upTo)
+    return final.slice(0, upTo)
+  }
+}
+
+/** Where the first end key begins, or -1. */
+function endKey(text: string): number {
+  let start = text.search(END_PATTERN)
+  while (start > 0 && text[start - 1] === '#') start--
+  return start
+}
+
+/** Where the end of a text begins that more text could make an end key; its length when there is none. */
+function mayBeEndKey(text: string): number {
+  const key = spaceAtEnd(text, text.length - (/En?$/.exec(text)?.[0].length ?? 0))
+  let start = key
+  while (text[start - 1] === '#') start--
+  return start < key ? start : text.length
 }
 
 interface Exchange extends Instruction {

@@ -12,7 +12,7 @@ const rows = [
   ['errors.ts'],
   ['package.ts'],
   ['native.ts'],
-  ['prompts.ts', 'checkpoint', 'tokenizer', 'memory'],
+  ['prompts.ts', 'checkpoint', 'tokenizer', 'memory', 'devices.ts'],
   ['options.ts'],
   ['engine.ts'],
   ['model.ts'],
@@ -138,6 +138,13 @@ test('every include and import of the sources obeys the house', () => {
   const tree = readTree(['src', 'native', 'kernels', 'test', 'bench', 'scripts'].filter((top) => existsSync(top)))
   for (const top of ['src/', 'native/', 'test/']) assert.ok(Object.keys(tree).some((path) => path.startsWith(top)), `no file of ${top} was read`)
   assert.equal(problems(tree), [])
+})
+
+test('every native source is listed in sources.json, so that both builds have it', () => {
+  const paths = Object.keys(readTree(['native', 'kernels', 'test/ops'])).filter((path) => /\.(cc|cu)$/.test(path))
+  const listed = readFileSync('sources.json', 'utf8')
+  assert.ok(paths.length > 0)
+  assert.equal(paths.filter((path) => !listed.includes(`"${path}"`)), [])
 })
 
 test('every path that the documents name exists', () => {

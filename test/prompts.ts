@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ContextLengthError, OptionError } from '../src/errors.js'
-import { chatPrompt, chooseTemplate, cutResponse, fitChat, fullText, instructionPrompt, templateNamed } from '../src/prompts.js'
+import { chatPrompt, chooseTemplate, cutResponse, fitChat, fullText, instructionPrompt, ResponseCutter, templateNamed } from '../src/prompts.js'
 import type { ChatTurn, Part } from '../src/prompts.js'
 import { Tokenizer } from '../src/tokenizer/tokenizer.js'
 
@@ -219,8 +219,18 @@ function searched(text: string): string {
 test('without special tokens the answer is what the search of the pipeline finds', () => {
   const prompt = whole(instructionPrompt(asText, { instruction: 'Do it.' }))
   const answers = [
-    ...['Yes.\n\n### End', 'Yes.\n\n### End\n\n### Instruction:\nMore ### End', 'Yes. #End of it', 'Yes ####   \n End', 'Yes. ## Ending'],
-    ...['#1 is it ### End', 'a # b ## c', 'Yes.', '  \n Yes. \n', '', ' \n', 'C# is fine ###End', 'x']
+    'Yes.\n\n### End',
+    'Yes.\n\n### End\n\n### Instruction:\nMore ### End',
+    'Yes. #End of it',
+    'Yes ####   \n End',
+    'Yes. ## Ending',
+    '#1 is it ### End',
+    'a # b ## c',
+    'Yes.',
+    '  \n Yes. \n',
+    '',
+    ' \n',
+    'C# is fine ###End'
   ]
   for (const answer of answers) assert.is(cutResponse(asText, answer), searched(prompt + answer), JSON.stringify(answer))
   assert.is(cutResponse(asText, 'Yes. #', '### End'), 'Yes.')
@@ -240,6 +250,33 @@ test('the search takes linear time', () => {
 test('the full text is the instruction with its input, a newline and the answer', () => {
   assert.is(fullText({ instruction: 'Do it.' }, 'Done.'), 'Do it.\nDone.')
   assert.is(fullText({ instruction: 'Do it.', input: 'A text.' }, 'Done.'), 'Do it.\n\nInput:\nA text.\nDone.')
+})
+
+test('pieces of an answer join to the text that is cut from the whole', () => {
+  const words = ['#', '##', ' ', '\n', '\x1c', '\ufeff', 'E', 'n', 'd', 'End', 'a', 'End of', '']
+  const cut = { 'dolly-v2': 0, 'dolly-text': 0, plain: 0 }
+  let random = 1
+  const next = (below: number) => {
+    random = (random * 48271) % 2147483647
+    return random % below
+  }
+  for (let round = 0; round < 30_000; round++) {
+    const template = [v2, asText, plain][round % 3] ?? plain
+    const pieces = Array.from({ length: 1 + next(9) }, () => words[next(words.length)] ?? '')
+    const stopped = next(4) === 0 ? [...template.stop, 'stop'][0] : undefined
+    const cutter = new ResponseCutter(template)
+    const text = pieces.map((piece, index) => cutter.push(piece, index === pieces.length - 1, stopped)).join('')
+    const expected = cutResponse(template, pieces.join(''), stopped)
+    assert.is(text, expected, JSON.stringify([template.name, pieces, stopped]))
+    if (expected !== '' && expected !== pieces.join('')) cut[template.name as keyof typeof cut]++
+  }
+  assert.ok(cut['dolly-v2'] > 1000 && cut['dolly-text'] > 1000 && cut.plain === 0, JSON.stringify(cut))
+})
+
+test('a piece is let through as soon as it is certain', () => {
+  const cutter = new ResponseCutter(asText)
+  const given = [' To', 'kyo ', '#', '# 1', '.\n## ', 'En', 'ough'].map((piece) => cutter.push(piece, false))
+  assert.equal(given, ['To', 'kyo', '', ' ## 1', '.', '', '\n## Enough'])
 })
 
 test.run()

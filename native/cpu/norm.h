@@ -5,10 +5,11 @@
 namespace ewe::EWE_CPU {
 
 struct Statistics {
-  float mean, scale;  // scale = 1 / sqrt(variance + eps)
+  float mean, rest;  // the mean is their sum: rest is what rounding left over in the first
+  float scale;       // 1 / sqrt(variance + eps)
 };
 
-// Two passes. The second also sums what rounding left over in the mean, and takes it out of both: rows with a large common offset keep their digits.
+// Two passes. Keeping the rest of the mean apart keeps the digits of rows with a large common offset.
 inline Statistics statistics(const float* x, int width, float eps) {
   const int whole = width / 64 * 64;
   Vector s[4] = {};
@@ -28,16 +29,16 @@ inline Statistics statistics(const float* x, int width, float eps) {
   const float correction = sum(rest[0] + rest[1]) / float(width);
   float variance = sum(squares[0] + squares[1]) / float(width) - correction * correction;
   if (variance < 0) variance = 0;
-  return {mean + correction, 1.f / __builtin_sqrtf(variance + eps)};
+  return {mean, correction, 1.f / __builtin_sqrtf(variance + eps)};
 }
 
 // out = (x - mean) * scale * weight + bias, in a product's format with its zero padding up to `padded` numbers.
 inline void normalise(const float* x, Statistics s, const float* weight, const float* bias, int width, int padded, void* out, Format format) {
-  const Vector mean = set(s.mean), scale = set(s.scale);
+  const Vector mean = set(s.mean), rest = set(s.rest), scale = set(s.scale);
   for (int i = 0; i < width; i += 16) {
     const int left = width - i < 16 ? width - i : 16;
     const bool full = left == 16;
-    const Vector d = ((full ? load(x + i) : loadFirst(x + i, left)) - mean) * scale;
+    const Vector d = ((full ? load(x + i) : loadFirst(x + i, left)) - mean - rest) * scale;
     const Vector y = fma(d, full ? load(weight + i) : loadFirst(weight + i, left), bias ? (full ? load(bias + i) : loadFirst(bias + i, left)) : zero());
     if (format == Format::bfloat16) {
       const Words h = roundBfloat16(y);

@@ -47,20 +47,21 @@ struct Mask {
   MaskPart part[kParts];  // all ones or all zeros per lane
 };
 
+// Part by part, never as a whole: a copy wider than a register would keep the struct in memory.
 #define EWE_PARTS _Pragma("GCC unroll 4") for (int i = 0; i < kParts; i++)
 
 EWE_INLINE Vector load(const float* p) {
   Vector r;
-  memcpy(&r, p, sizeof r);
+  EWE_PARTS memcpy(&r.part[i], p + i * kLanes, sizeof r.part[i]);
   return r;
 }
-EWE_INLINE void store(float* p, Vector v) { memcpy(p, &v, sizeof v); }
+EWE_INLINE void store(float* p, Vector v) { EWE_PARTS memcpy(p + i * kLanes, &v.part[i], sizeof v.part[i]); }
 EWE_INLINE Words loadWords(const void* p) {
   Words r;
-  memcpy(&r, p, sizeof r);
+  EWE_PARTS memcpy(&r.part[i], static_cast<const uint32_t*>(p) + i * kLanes, sizeof r.part[i]);
   return r;
 }
-EWE_INLINE void storeWords(void* p, Words v) { memcpy(p, &v, sizeof v); }
+EWE_INLINE void storeWords(void* p, Words v) { EWE_PARTS memcpy(static_cast<uint32_t*>(p) + i * kLanes, &v.part[i], sizeof v.part[i]); }
 EWE_INLINE Vector set(float x) {
   Vector r;
   EWE_PARTS r.part[i] = x - FloatPart{};
@@ -133,12 +134,12 @@ EWE_INLINE Mask operator<(Words a, Words b) {
 }
 EWE_INLINE Words bits(Vector a) {
   Words r;
-  memcpy(&r, &a, sizeof r);
+  EWE_PARTS r.part[i] = WordPart(a.part[i]);
   return r;
 }
 EWE_INLINE Vector floats(Words a) {
   Vector r;
-  memcpy(&r, &a, sizeof r);
+  EWE_PARTS r.part[i] = FloatPart(a.part[i]);
   return r;
 }
 EWE_INLINE Vector select(Mask m, Vector a, Vector b) {

@@ -1,6 +1,6 @@
 import { CheckpointError } from '../errors.js'
 import { quote } from './json.js'
-import { DTYPE_BYTES } from './stored.js'
+import { DTYPE_BYTES, MOST_TENSORS } from './stored.js'
 import type { StoredDType } from './stored.js'
 
 /** A tensor as a pickle describes it: nothing is checked against the records that hold the data yet. */
@@ -16,8 +16,12 @@ export interface PickledTensor {
   strides: number[]
 }
 
-/** Objects (tuples, lists, dicts, tensors) that one pickle may make; a model of 100,000 tensors needs half of it. */
-const MOST_OBJECTS = 1 << 20
+/** Objects (tuples, lists, dictionaries, tensors) that one pickle may make: torch makes seven per tensor. */
+const MOST_OBJECTS = 8 * MOST_TENSORS
+/** Values kept for later use: torch keeps about ten per tensor. */
+const MOST_KEPT = 16 * MOST_TENSORS
+/** Values on the stack: torch writes dictionaries in pieces of a thousand items. */
+const MOST_STACKED = 1 << 16
 /** The longest integer, in bytes, that can still be a size. */
 const LONGEST_INTEGER = 8
 
@@ -38,17 +42,18 @@ const DICT = 'collections OrderedDict'
 const TENSOR = 'torch._utils _rebuild_tensor_v2'
 const PARAMETER = 'torch._utils _rebuild_parameter'
 
+const NOTHING: Value[] = []
+
 class Global {
   constructor(readonly name: string) {}
 }
 class Tuple {
   constructor(readonly items: readonly Value[]) {}
 }
-class List {
-  readonly items: Value[] = []
-}
+class List {}
 class Dict {
-  readonly items = new Map<string, Value>()
+  /** Keys and values in turn; most dictionaries of a file stay empty. */
+  items: Value[] = NOTHING
 }
 class Storage {
   constructor(
@@ -71,7 +76,10 @@ export function readPickle(bytes: Buffer, file: string): Map<string, PickledTens
   const result = new Machine(bytes, file).run()
   if (!(result instanceof Dict)) throw new CheckpointError('its pickle holds no dictionary of tensors', { file })
   const tensors = new Map<string, PickledTensor>()
-  for (const [name, value] of result.items) {
+  for (let i = 0; i < result.items.length; i += 2) {
+    const [name, value] = result.items.slice(i, i + 2)
+    if (typeof name !== 'string') throw new CheckpointError('its pickle has a key that is no text', { file })
+    if (tensors.has(name)) throw new CheckpointError('stands in its pickle twice', { file, tensor: quote(name) })
     if (!(value instanceof Tensor)) throw new CheckpointError(`is no tensor: only a plain dictionary of tensors is read`, { file, tensor: quote(name) })
     tensors.set(name, value.tensor)
   }
@@ -105,7 +113,7 @@ class Machine {
       case 0x28 /* MARK */:
         return this.push(MARK)
       case 0x29 /* EMPTY_TUPLE */:
-        return this.push(this.tuple([]))
+        return this.push(this.tuple(NOTHING))
       case 0x74 /* TUPLE */:
         return this.push(this.tuple(this.popToMark()))
       case 0x85 /* TUPLE1 */:
@@ -204,6 +212,7 @@ class Machine {
   // The stack and the memo
 
   private push(value: Value): void {
+    if (this.stack.length === MOST_STACKED) this.fail(`more than ${MOST_STACKED} values at once`)
     this.stack.push(value)
   }
 
@@ -236,6 +245,7 @@ class Machine {
 
   private put(index: number): void {
     this.memo.set(index, this.top())
+    if (this.memo.size > MOST_KEPT) this.fail(`more than ${MOST_KEPT} values kept`)
   }
 
   private get(index: number): void {
@@ -256,20 +266,15 @@ class Machine {
   }
 
   private append(items: readonly Value[]): void {
-    const list = this.top()
-    if (!(list instanceof List)) this.fail('an item for something that is no list')
-    for (const item of items) list.items.push(item)
+    // Lists mean nothing in a dictionary of tensors, so their items are not kept.
+    if (!(this.top() instanceof List)) this.fail(`${items.length} items for something that is no list`)
   }
 
   private set(items: readonly Value[]): void {
     const dict = this.top()
     if (!(dict instanceof Dict) || items.length % 2 !== 0) this.fail('an item for something that is no dictionary, or a key without a value')
-    for (let i = 0; i < items.length; i += 2) {
-      const key = items[i]
-      if (typeof key !== 'string') this.fail('a key that is no text')
-      if (dict.items.has(key)) this.fail(`the key ${quote(key)} twice`)
-      dict.items.set(key, items[i + 1] ?? null)
-    }
+    if (dict.items === NOTHING) dict.items = []
+    for (const item of items) dict.items.push(item)
   }
 
   private global(name: string): Global {

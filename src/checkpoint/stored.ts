@@ -37,8 +37,8 @@ export interface StoredTensor {
   file: string
 }
 
-/** Most tensors of one file; the largest published models have some ten thousand. */
-export const MOST_TENSORS = 1 << 17
+/** Most tensors of one model; published ones of these families have up to some thousand. */
+export const MOST_TENSORS = 1 << 16
 /** Most dimensions of one tensor; weights have two, buffers of old files four. */
 const MOST_DIMENSIONS = 8
 const LONGEST_NAME = 1024

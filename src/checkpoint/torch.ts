@@ -8,7 +8,8 @@ import type { StoredTensor } from './stored.js'
 import { readZip } from './zip.js'
 import type { ZipRecord } from './zip.js'
 
-const MOST_PICKLE_BYTES = 64 * 1024 * 1024
+/** About 150 bytes per tensor are usual. */
+const MOST_PICKLE_BYTES = 16 * 1024 * 1024
 
 /** Lists the tensors of a file that torch.save wrote. Runs no code of it and reads no tensor data. Throws {@link CheckpointError}. */
 export async function readTorch(source: Source): Promise<StoredTensor[]> {

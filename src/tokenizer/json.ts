@@ -5,8 +5,8 @@ import { TokenizerError } from '../errors.js'
 export type JsonObject = Record<string, unknown>
 
 /**
- * Reads a JSON object from a file of at most `limit` bytes. Parsed JSON takes up to 20 times the file's size, so the limit bounds what a hostile file
- * can make this process allocate.
+ * Reads a JSON object from a file of at most `limit` bytes. Parsed JSON can take dozens of times the file's size, so the limit bounds what a hostile
+ * file can make this process allocate.
  *
  * @returns nothing when there is no such file.
  * @throws TokenizerError when it is no regular file, too large, not UTF-8, not JSON, or not an object.

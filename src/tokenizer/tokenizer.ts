@@ -66,8 +66,9 @@ export class Tokenizer {
     this.specialTokens = new Map(special.map((token) => [token.content, token.id]))
     const byFirst = new Map<string, NamedToken[]>()
     for (const { content, id } of special.toSorted((a, b) => b.content.length - a.content.length)) {
-      const first = content.charAt(0)
-      byFirst.set(first, [...(byFirst.get(first) ?? []), { content, id }])
+      const list = byFirst.get(content.charAt(0)) ?? []
+      list.push({ content, id })
+      byFirst.set(content.charAt(0), list)
     }
     this.#specialByFirst = byFirst
     const bytes = new Array<Uint8Array | undefined>(this.maxId + 1).fill(undefined)

@@ -63,7 +63,7 @@ const broken: Array<[string, (json: Small) => unknown, RegExp]> = [
   ['no splitting', (json) => (json.pre_tokenizer = null), /`pre_tokenizer` is null/],
   ['a prefix space that is no boolean', (json) => (json.pre_tokenizer = { type: 'ByteLevel', add_prefix_space: 1 }), /`add_prefix_space`/],
   ['another decoder', (json) => (json.decoder = { type: 'Metaspace' }), /`decoder` is type "Metaspace"/],
-  ['a template that adds tokens', (json) => (json.post_processor = template([{ SpecialToken: { id: '<|end|>' } }, TEXT])), /adds tokens to every text/],
+  ['a template that adds tokens', (json) => (json.post_processor = template([{ SpecialToken: { id: 'x' } }, TEXT])), /adds tokens to every text/],
   ['another post-processor', (json) => (json.post_processor = { type: 'BertProcessing' }), /`post_processor` has type "BertProcessing"/]
 ]
 
@@ -112,7 +112,8 @@ test('refused: files that are no JSON object in UTF-8', async () => {
 
 test('refused: a file beyond the size limit, before it is read', async () => {
   assert.match(await refusal({ 'tokenizer.json': ' '.repeat(16 * 2 ** 20 + 1) }), /16777217 bytes, more than the 16777216/)
-  assert.match(await refusal({ 'tokenizer.json': small, 'tokenizer_config.json': ' '.repeat(4 * 2 ** 20 + 1) }), /tokenizer_config.json: 4194305 bytes/)
+  const config = ' '.repeat(4 * 2 ** 20 + 1)
+  assert.match(await refusal({ 'tokenizer.json': small, 'tokenizer_config.json': config }), /tokenizer_config.json: 4194305 bytes/)
 })
 
 test('refused: no file, a folder, a named pipe, a device', async () => {
@@ -173,6 +174,13 @@ const NUMBERS = [0, -1, 1, 77, 258, 264, 2 ** 31, 2 ** 53, 1e300, 0.5]
 const TEXTS = ['', 'a', '### End', '\ud800', 'ByteLevel', 'Sequence']
 const VALUES: unknown[] = [...NUMBERS, ...TEXTS, null, true, false, [], {}, ['a', 'b'], ['he', 'he']]
 
+const CONFIG = {
+  eos_token: { content: '<|end|>' },
+  additional_special_tokens: ['### End', '### Response:\n'],
+  model_max_length: 512,
+  add_prefix_space: false
+}
+
 /** A JSON value changed in one place that chance chooses. */
 function mutate(value: unknown, roll: (below: number) => number): unknown {
   if (typeof value !== 'object' || value === null || roll(6) === 0) return VALUES[roll(VALUES.length)]
@@ -202,6 +210,7 @@ test(`${count} random files are refused with a TokenizerError, or work`, async (
       if (harm === 0) bytes = bytes.subarray(0, roll(bytes.length + 1))
       if (harm === 1) for (let change = roll(4); change >= 0; change--) bytes[roll(bytes.length)] = roll(256)
       await writeFile(join(dir, 'tokenizer.json'), bytes)
+      await writeFile(join(dir, 'tokenizer_config.json'), JSON.stringify(roll(4) === 0 ? mutate(CONFIG, roll) : CONFIG))
       try {
         const tokenizer = await Tokenizer.load(dir)
         assert.is(tokenizer.decode(await tokenizer.encode(text)).trim(), text)

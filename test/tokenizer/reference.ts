@@ -6,7 +6,7 @@ import { Tokenizer as Library } from 'tokenizers'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Tokenizer } from '../../src/tokenizer/tokenizer.js'
-import { DOLLY, LAMB, dice, smallTokenizer, withFolder } from './samples.js'
+import { DOLLY, LAMB, added, dice, smallTokenizer, withFolder } from './samples.js'
 
 const test = suite('tokenizer against the reference library')
 const dolly = await Tokenizer.load(DOLLY)
@@ -47,6 +47,12 @@ test('encodes the worked examples of runs of spaces, composition and keys', asyn
     ['### Response: \n', [4118, 19371, 27, 2490]]
   ]
   for (const [text, ids] of examples) assert.equal([...(await dolly.encodeWithSpecial(text))], ids, JSON.stringify(text))
+})
+
+test('encodes the texts whose log-probabilities are recorded to the same ids', async () => {
+  const { texts } = JSON.parse(readFileSync('test/fixtures/lamb/logprobs.json', 'utf8')) as { texts: Array<{ text: string; ids: number[] }> }
+  assert.ok(texts.length > 0)
+  for (const { text, ids } of texts) assert.equal([...(await lamb.encodeWithSpecial(text))], ids)
 })
 
 type Row = [text: string, dolly: number[], dollyPlain: number[] | null, lamb: number[], lambPlain: number[] | null]
@@ -98,12 +104,15 @@ test('the table of bytes holds what the library decodes for each id alone', asyn
   }
 })
 
-test('special tokens in the middle of the added ones leave the ids of the others as the library has them', async () => {
-  const json = JSON.stringify(smallTokenizer())
+test('special tokens among the added ones leave the ids of the others as the library has them, and the longest holds', async () => {
+  const small = smallTokenizer()
+  small.added_tokens.push(added(264, '### Response:'), added(265, '### Response:\n\n'))
+  const json = JSON.stringify(small)
   const library = Library.fromString(json)
   await withFolder({ 'tokenizer.json': json }, async (dir) => {
     const tokenizer = await Tokenizer.load(dir)
-    for (const text of ['a  the   he', '  ### End   ', 'x### Response:\n<|end|>  y']) {
+    const responses = '### Response:\n\n\n### Response:x### Response:\n### Response: '
+    for (const text of ['a  the   he', '  ### End   ', 'x### Response:\n<|end|>  y', responses]) {
       assert.equal([...(await tokenizer.encodeWithSpecial(text))], (await library.encode(text)).getIds())
     }
     assert.equal([...(await tokenizer.encode('  ### End'))].includes(260), false)

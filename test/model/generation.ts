@@ -1,0 +1,294 @@
+// What generate, stream, complete, score and logits promise, beyond the arithmetic.
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { ContextLengthError, DisposedError, EweError, Model, OptionError } from '../../src/index.js'
+import type { GenerateOptions, StreamPiece } from '../../src/index.js'
+import { readJson } from '../support/safetensors.js'
+
+let model: Model
+const question = 'What is the capital of Japan?'
+const story = 'Write a short story about a dog.'
+
+test.before(async () => {
+  model = await Model.load('models/lamb')
+})
+test.after(() => model.dispose())
+
+async function rejection(promise: Promise<unknown>): Promise<unknown> {
+  return await promise.then(
+    () => assert.unreachable('should have been refused'),
+    (error: unknown) => error,
+  )
+}
+
+async function collect(stream: AsyncIterable<StreamPiece>): Promise<StreamPiece[]> {
+  const pieces: StreamPiece[] = []
+  for await (const piece of stream) pieces.push(piece)
+  return pieces
+}
+
+test('a question is answered with the defaults of the Dolly pipeline', async () => {
+  const { text, finishReason, stopped } = await model.generate(question)
+  assert.match(text, /Tokyo/)
+  assert.is(finishReason, 'stop')
+  assert.is(stopped, model.tokenizer.specialTokens.get('### End'))
+})
+
+test('the same seed gives the same text, another seed another, and no seed a random one that is told', async () => {
+  const one = await model.generate(story, { seed: 5 })
+  assert.equal(await model.generate(story, { seed: 5 }), one)
+  assert.equal((await model.generate(story, { seed: 5n })).text, one.text)
+  assert.is.not((await model.generate(story, { seed: 6 })).text, one.text)
+  const random = await model.generate(story)
+  assert.is((await model.generate(story, { seed: random.seed })).text, random.text)
+})
+
+test('streamed pieces join to the text of generate, token by token', async () => {
+  for (const seed of [1, 2, 3]) {
+    const whole = await model.generate(story, { seed })
+    const pieces = await collect(model.stream(story, { seed }))
+    assert.is(pieces.map(({ text }) => text).join(''), whole.text)
+    assert.equal(
+      pieces.flatMap(({ token }) => (token === undefined ? [] : [token])),
+      whole.tokens,
+    )
+    assert.is(pieces.at(-1)!.finishReason, whole.finishReason)
+    assert.is(pieces.filter(({ finishReason }) => finishReason !== undefined).length, 1)
+  }
+})
+
+test('n samples come from one prompt: each has its own text, and the first is that of n = 1', async () => {
+  const before = model.stats()
+  const { samples, text } = await model.generate(story, { seed: 9, n: 12 })
+  const after = model.stats()
+  assert.is(samples.length, 12)
+  assert.ok(new Set(samples.map((sample) => sample.text)).size > 6)
+  assert.is((await model.generate(story, { seed: 9 })).text, text)
+  assert.ok(after.promptTokens - before.promptTokens < 60, 'the prompt is read once')
+  const pieces = await collect(model.stream(story, { seed: 9, n: 12 }))
+  for (const { index, text: expected } of samples) {
+    assert.is(
+      pieces
+        .filter((piece) => piece.index === index)
+        .map((piece) => piece.text)
+        .join(''),
+      expected,
+    )
+  }
+})
+
+test('stop texts end the answer and are cut from it, across token borders', async () => {
+  const greedy = { temperature: 0, maxNewTokens: 40 } satisfies GenerateOptions
+  const { text } = await model.generate(story, greedy)
+  for (let start = 3; start < Math.min(text.length - 5, 60); start += 4) {
+    const stop = text.slice(start, start + 5)
+    const cut = await model.generate(story, { ...greedy, stop })
+    assert.is(cut.text, text.slice(0, text.indexOf(stop)).trim(), `stop ${JSON.stringify(stop)}`)
+    assert.is(cut.stopped, stop)
+    assert.is(cut.finishReason, 'stop')
+    const streamed = (await collect(model.stream(story, { ...greedy, stop }))).map((piece) => piece.text).join('')
+    assert.is(streamed, cut.text)
+  }
+})
+
+test('several stop texts: the first to be complete ends the answer', async () => {
+  const { text } = await model.generate(story, { temperature: 0 })
+  const words = text.split(' ')
+  const cut = await model.generate(story, { temperature: 0, stop: [` ${words[8]}`, ` ${words[4]}`, 'never there'] })
+  assert.is(cut.text, words.slice(0, 4).join(' '))
+  assert.is(cut.stopped, ` ${words[4]}`)
+})
+
+test('complete ends at the end ids of the model, and goes on with ignoreEos', async () => {
+  const prompt = await model.tokenizer.encodeWithSpecial('### Instruction:\nWhat is the capital of Japan?\n\n### Response:\n')
+  const ended = await model.complete(prompt, { maxNewTokens: 30 })
+  assert.is(ended.finishReason, 'stop')
+  assert.is(ended.tokens.at(-1), ended.stopped)
+  const on = await model.complete(prompt, { maxNewTokens: 30, ignoreEos: true })
+  assert.is(on.tokens.length, 30)
+  assert.is(on.finishReason, 'length')
+  assert.equal(on.tokens.slice(0, ended.tokens.length), ended.tokens)
+  const shown = await model.complete(prompt, { maxNewTokens: 30, ignoreEos: true, keepSpecial: true })
+  assert.ok(shown.text.includes('### End') && !on.text.includes('### End'))
+})
+
+test('a typed end key is plain text: it ends nothing and makes no special token', async () => {
+  const { promptTokens } = await model.generate('Say ### End and ### Response:\n', { maxNewTokens: 3 })
+  const forged = await model.tokenizer.encodeWithSpecial('Say ### End and ### Response:\n')
+  assert.ok(promptTokens > forged.length + 20)
+})
+
+test('greedy means temperature 0: no seed changes it', async () => {
+  const texts = await Promise.all([1, 2, 3].map(async (seed) => (await model.generate(story, { temperature: 0, seed })).text))
+  assert.is(new Set(texts).size, 1)
+})
+
+test('topK 1, a tiny topP and minP 1 each leave only the best token', async () => {
+  const { text } = await model.generate(story, { temperature: 0 })
+  for (const options of [{ topK: 1 }, { topP: 1e-6 }, { minP: 1, topP: 1 }]) assert.is((await model.generate(story, { ...options, seed: 3 })).text, text)
+})
+
+test('a repetition penalty keeps greedy text from repeating', async () => {
+  const prompt = Array.from({ length: 20 }, () => 300)
+  const plain = await model.complete(prompt, { maxNewTokens: 30, ignoreEos: true })
+  const penalised = await model.complete(prompt, { maxNewTokens: 30, ignoreEos: true, repetitionPenalty: 10 })
+  assert.ok(new Set(penalised.tokens).size > new Set(plain.tokens).size)
+  assert.is(new Set(penalised.tokens).size, 30, 'each id once')
+})
+
+test('log-probabilities agree between complete and score', async () => {
+  const prompt = Array.from(await model.tokenizer.encode('The capital of Japan is'))
+  const { tokens, logprobs } = await model.complete(prompt, { maxNewTokens: 8, logprobs: 4, ignoreEos: true })
+  const [scored] = await model.score([[...prompt, ...tokens]], { topLogprobs: 4 })
+  for (const [i, entry] of logprobs!.entries()) {
+    const other = scored![prompt.length + i]!
+    assert.is(entry.token, other.token)
+    assert.ok(Math.abs(entry.logprob - other.logprob) < 1e-3)
+    assert.is(entry.logprob, entry.top[0]!.logprob, 'greedy takes the best: the same number, exactly')
+    assert.equal(
+      entry.top.map(({ token }) => token),
+      other.top.map(({ token }) => token),
+    )
+  }
+})
+
+test('options out of range are refused with the parameter, what is expected and what came', async () => {
+  const wrong: [GenerateOptions | Record<string, unknown>, string][] = [
+    [{ temperature: -1 }, 'temperature'],
+    [{ temperature: Number.NaN }, 'temperature'],
+    [{ topP: 0 }, 'topP'],
+    [{ topP: 1.5 }, 'topP'],
+    [{ topK: 1.5 }, 'topK'],
+    [{ minP: 2 }, 'minP'],
+    [{ maxNewTokens: 0 }, 'maxNewTokens'],
+    [{ n: 0 }, 'n'],
+    [{ seed: -1 }, 'seed'],
+    [{ stop: '' }, 'stop'],
+    [{ repetitionPenalty: 0 }, 'repetitionPenalty'],
+    [{ logprobs: 21 }, 'logprobs'],
+    [{ maxTokens: 5 }, 'maxTokens'],
+    [{ signal: 'no' }, 'signal'],
+  ]
+  for (const [options, parameter] of wrong) {
+    const error = await rejection(model.generate(question, options as GenerateOptions))
+    assert.instance(error, OptionError, JSON.stringify(options))
+    assert.is((error as OptionError).parameter, parameter)
+    assert.is((error as EweError).code, 'EWE_OPTION')
+    assert.match((error as Error).message, /^Expected .+ for `.+` but received /)
+  }
+  assert.instance(await rejection(Model.load('models/lamb', { device: 'tpu' })), OptionError)
+  assert.instance(await rejection(Model.load('models/lamb', { pageSize: 20 })), OptionError)
+})
+
+test('ids outside the vocabulary, an empty prompt and wrong types are refused', async () => {
+  for (const prompt of [[2064], [-1], [1.5], [], [Number.NaN]]) assert.instance(await rejection(model.complete(prompt)), OptionError)
+  assert.instance(await rejection(model.complete('')), OptionError)
+  assert.instance(await rejection(model.complete(5 as never)), OptionError)
+  assert.instance(await rejection(model.logits([99999])), OptionError)
+  assert.instance(await rejection(model.score([[1, 2], [-5]])), OptionError)
+})
+
+test('a prompt beyond the context, or with more new tokens than are left, is refused with the numbers', async () => {
+  const long = Array.from({ length: 512 }, () => 5)
+  for (const error of [await rejection(model.complete(long)), await rejection(model.complete(long.slice(0, 500), { maxNewTokens: 13 }))]) {
+    assert.instance(error, ContextLengthError)
+    assert.match((error as Error).message, /5\d\d tokens.*512/)
+  }
+  assert.instance(await rejection(model.logits([...long, 1])), ContextLengthError)
+  const fits = await model.complete(long.slice(0, 500), { maxNewTokens: 12, ignoreEos: true })
+  assert.is(fits.tokens.length, 12)
+  const clamped = await model.generate(Array.from({ length: 200 }, () => 'dog').join(' '), { maxNewTokens: undefined as never }).catch((error: unknown) => error)
+  assert.not.instance(clamped, ContextLengthError)
+})
+
+test('an aborted request rejects with its reason, frees its pages, and the next one runs', async () => {
+  const reason = new Error('changed my mind')
+  const controller = new AbortController()
+  const pending = model.complete([1, 2, 3], { maxNewTokens: 500, ignoreEos: true, signal: controller.signal })
+  setTimeout(() => controller.abort(reason), 5)
+  assert.is(await rejection(pending), reason)
+  assert.is(await rejection(model.complete([1], { signal: AbortSignal.abort(reason) })), reason)
+  assert.match((await model.generate(question, { temperature: 0 })).text, /Tokyo/)
+  assert.is(model.stats().pagesUsed, 0)
+})
+
+test('leaving a stream cancels it within a token', async () => {
+  const before = model.stats().generatedTokens
+  let seen = 0
+  for await (const { token } of model.streamComplete([1, 2, 3], { maxNewTokens: 500, ignoreEos: true })) {
+    if (token !== undefined && ++seen === 5) break
+  }
+  await model.generate(question, { temperature: 0, maxNewTokens: 1 })
+  // What the engine produced until the news reached it: at least 5, far from 500.
+  assert.ok(model.stats().generatedTokens - before < 200, `${model.stats().generatedTokens - before} tokens`)
+  assert.is(model.stats().pagesUsed, 0)
+})
+
+test('requests of many callers are all answered, each with its own text', async () => {
+  const questions = ['Japan', 'France', 'Italy', 'Spain', 'Egypt'].map((country) => `What is the capital of ${country}?`)
+  const alone: string[] = []
+  for (const one of questions) alone.push((await model.generate(one, { temperature: 0 })).text)
+  const together = await Promise.all([...questions, ...questions].map(async (one) => (await model.generate(one, { temperature: 0 })).text))
+  assert.equal(together, [...alone, ...alone])
+})
+
+test('a chat is answered with its earlier turns in mind, and the oldest are dropped when they do not fit', async () => {
+  const turns = [
+    { role: 'user', content: question },
+    { role: 'assistant', content: 'The capital of Japan is Tokyo.' },
+    { role: 'user', content: 'What is the capital of France?' },
+  ] as const
+  const { text, droppedTurns } = await model.generate(turns, { temperature: 0 })
+  assert.ok(text.length > 0)
+  assert.is(droppedTurns, 0)
+  const many = Array.from({ length: 40 }, () => turns.slice(0, 2)).flat()
+  assert.ok((await model.generate([...many, turns[2]], { temperature: 0, maxNewTokens: 8 })).droppedTurns > 10)
+})
+
+test('the input of an instruction stands in the prompt, and returnFullText puts the instruction before the answer', async () => {
+  const { cases } = readJson<{ cases: { instruction: string; context: string; text: string }[] }>('test/fixtures/lamb/greedy.json')
+  const { instruction, context: input, text } = cases.find(({ context }) => context !== '')!
+  assert.is((await model.generate(instruction, { input, temperature: 0 })).text, text)
+  const full = await model.generate(instruction, { input, temperature: 0, returnFullText: true })
+  assert.is(full.text, `${instruction}\n\nInput:\n${input}\n${text}`)
+})
+
+test('a disposed model refuses work, ends what is under way, and can be disposed of again', async () => {
+  const other = await Model.load('models/lamb')
+  const pending = rejection(other.complete([1, 2, 3], { maxNewTokens: 500, ignoreEos: true }))
+  const queued = rejection(other.logits([1, 2]))
+  await Promise.all([other.dispose(), other.dispose()])
+  assert.instance(await pending, DisposedError)
+  assert.instance(await queued, DisposedError)
+  assert.instance(await rejection(other.generate(question)), DisposedError)
+  assert.throws(() => other.stats(), (error: unknown) => error instanceof DisposedError)
+  await other.dispose()
+})
+
+test('loading can be aborted, before and while it runs', async () => {
+  const reason = new Error('no')
+  assert.is(await rejection(Model.load('models/lamb', { signal: AbortSignal.abort(reason) })), reason)
+  const controller = new AbortController()
+  const pending = Model.load('models/lamb', { signal: controller.signal, onProgress: () => controller.abort(reason) })
+  // The last progress may come when loading is over: then there is a model.
+  const outcome = await pending.catch((error: unknown) => error)
+  if (outcome instanceof Model) await outcome.dispose()
+  else assert.is(outcome, reason)
+})
+
+test('progress rises to the whole', async () => {
+  const seen: number[] = []
+  let whole = 0
+  const other = await Model.load('models/lamb', {
+    onProgress: ({ done, total }) => {
+      seen.push(done)
+      whole = total
+    },
+  })
+  await other.dispose()
+  assert.ok(seen.length > 0 && seen.every((done, i) => i === 0 || done >= seen[i - 1]!))
+  assert.is(seen.at(-1), whole)
+  assert.ok(whole > 6_000_000)
+})
+
+test.run()

@@ -1,0 +1,249 @@
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "cases.h"
+
+namespace ewe::test {
+
+struct Shape {
+  int rows, n, k;
+  Activation activation = Activation::none;
+  bool bias = true, residual = false, inPlace = false;
+  int extraStride = 0;
+  DType output = DType::float32;
+};
+
+static DType inputOf(const Run& run, DType weights) { return run.ops.activationType(weights); }
+
+static Limits limitsOf(int rows, int k, DType type) {
+  Limits l = {};
+  l.rows = rows;
+  l.width = k;
+  l.heads = l.headSize = 1;
+  l.type = type;
+  return l;
+}
+
+// fp32 accumulation of k products in some order is off by at most (k + 1) units times the sum of their magnitudes.
+static void linear(Run& run, DType weightType, const Shape& s) {
+  Random random(3);
+  const DType type = inputOf(run, weightType);
+  if (type == DType::bfloat16) run.bfloat16Products();
+  run.check(run.ops.reserve(limitsOf(s.rows, s.k, type)));
+  const int xStride = s.k + s.extraStride, yStride = s.n + s.extraStride;
+  const Weights w = run.normalWeights(random, s.n, s.k, weightType, s.bias);
+  const Array x = run.normals(random, size_t(s.rows) * xStride, type);
+  const Array residual = run.normals(random, size_t(s.rows) * s.n, DType::float32);
+  const Array y = run.array(s.inPlace ? residual.host : Floats(size_t(s.rows) * yStride, -7.f), s.output);
+  Linear l = {};
+  l.x = x.data();
+  l.matrix = w.matrix;
+  l.y = y.data();
+  l.residual = s.inPlace ? y.data() : s.residual ? residual.data() : nullptr;
+  l.rows = s.rows;
+  l.xStride = xStride;
+  l.yStride = yStride;
+  l.activation = s.activation;
+  l.type = type;
+  l.outputType = s.output;
+  l.residualType = DType::float32;
+  run.check(run.ops.linear(l));
+
+  Doubles want, bound;
+  for (int row = 0; row < s.rows; row++) {
+    for (int i = 0; i < yStride; i++) {
+      if (i >= s.n) {  // between the rows nothing is written
+        want.push_back(rounded(-7, s.output));
+        bound.push_back(0);
+        continue;
+      }
+      double sum = s.bias ? w.bias.host[i] : 0, magnitude = std::fabs(sum);
+      for (int j = 0; j < s.k; j++) {
+        const double product = w.at(i, j) * x.host[size_t(row) * xStride + j];
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      double value = activated(sum, s.activation);
+      double error = (s.k + 2) * kUnit * magnitude * slopeOf(s.activation) + activationError(sum, s.activation);
+      if (s.residual || s.inPlace) {
+        value += residual.host[size_t(row) * s.n + i];
+        error += kUnit * (std::fabs(value) + error);
+      }
+      if (s.output != DType::float32) error += unitOf(s.output) * (std::fabs(value) + error);
+      want.push_back(value);
+      bound.push_back(error);
+    }
+  }
+  run.near("y", run.read(y.data(), want.size(), s.output), want, bound);
+}
+
+// The bits of a row do not depend on how many rows come with it.
+static void sameBits(Run& run, DType weightType, int n, int k) {
+  Random random(4);
+  constexpr int kRows = 100;
+  const DType type = inputOf(run, weightType);
+  if (type == DType::bfloat16) run.bfloat16Products();
+  run.check(run.ops.reserve(limitsOf(kRows, k, type)));
+  const Weights w = run.normalWeights(random, n, k, weightType, true);
+  const Array x = run.normals(random, size_t(kRows) * k, type);
+  const Array y = run.zeros(size_t(kRows) * n, DType::float32);
+  Linear l = {};
+  l.matrix = w.matrix;
+  l.xStride = k;
+  l.yStride = n;
+  l.activation = Activation::gelu;
+  l.type = type;
+  l.outputType = l.residualType = DType::float32;
+  Floats all;
+  for (int rows : {100, 33, 7, 5, 2, 1}) {
+    for (int first = 0; first + rows <= kRows; first += rows) {
+      l.x = static_cast<const char*>(x.data()) + size_t(first) * k * sizeOf(type);
+      l.y = static_cast<char*>(y.data()) + size_t(first) * n * 4;
+      l.rows = rows;
+      run.check(run.ops.linear(l));
+    }
+    const Floats got = run.read(y.data(), size_t(kRows / rows * rows) * n, DType::float32);
+    if (all.empty()) all = got;
+    run.same("rows taken " + std::to_string(rows) + " at a time", got, Floats(all.begin(), all.begin() + got.size()));
+  }
+  run.near("y", all, Doubles(all.begin(), all.end()), Doubles(all.size(), 0));  // for the other threads and sets
+}
+
+// One weight of 1: y = act(x), over a sweep of x.
+static void activation(Run& run, Activation activation) {
+  run.check(run.ops.reserve(limitsOf(40001, 1, DType::float32)));
+  const Weights one = run.weights({1.f}, 1, 1, DType::float32, {});
+  Floats values;
+  for (int i = -20000; i <= 20000; i++) values.push_back(float(i) * 1e-3f);
+  for (double huge : {1e-30, -1e-30, 60.0, -60.0, 1e4, -1e4, 1e30, -1e30}) values[size_t(values.size()) - 1 - size_t(std::fabs(std::log10(std::fabs(huge))))] = float(huge);
+  const Array x = run.array(values, DType::float32), y = run.zeros(values.size(), DType::float32);
+  Linear l = {};
+  l.x = x.data();
+  l.matrix = one.matrix;
+  l.y = y.data();
+  l.rows = int(values.size());
+  l.xStride = l.yStride = 1;
+  l.activation = activation;
+  l.type = l.outputType = l.residualType = DType::float32;
+  run.check(run.ops.linear(l));
+  Doubles want, bound;
+  for (float v : values) {
+    want.push_back(activated(v, activation));
+    bound.push_back(activationError(v, activation));
+  }
+  run.near("act(x)", run.read(y.data(), values.size(), DType::float32), want, bound);
+}
+
+// What is stored comes back, rounded to the type, whatever the pieces; special values too.
+static void storage(Run& run, DType type, int n, int k) {
+  Random random(5);
+  Floats values(size_t(n) * k);
+  for (float& v : values) v = float(random.normal() * std::pow(10.0, random.below(60) - 45));
+  const float special[] = {0.f, -0.f, INFINITY, -INFINITY, 65504.f, 65520.f, 0x1p-24f, 0x1p-25f, 0x1.8p-25f, 0x1p-133f, 3.38e38f, 1.00390625f, 1.01171875f};
+  for (size_t i = 0; i < std::min(values.size(), std::size(special)); i++) values[i] = special[i];
+  const Weights w = run.weights(values, n, k, type, {});
+  Floats got(values.size());
+  run.check(run.ops.fetch(w.matrix, 0, n, got.data(), k));
+  run.same("all rows", got, w.host);
+  if (n > 5) {
+    Floats part(size_t(n - 5) * k);
+    run.check(run.ops.fetch(w.matrix, 3, n - 5, part.data(), k));
+    run.same("some rows", part, Floats(w.host.begin() + 3 * k, w.host.begin() + (n - 2) * k));
+  }
+  run.expect(!run.ops.store(w.matrix, 0, 0, n + 1, k, got.data(), k).ok(), "a piece with more rows than the matrix was stored");
+  run.expect(!run.ops.store(w.matrix, 0, 1, n, k, got.data(), k).ok(), "a piece beyond the last column was stored");
+}
+
+static void refusals(Run& run) {
+  Random random(6);
+  run.check(run.ops.reserve(limitsOf(4, 8, DType::float32)));
+  const Weights w = run.normalWeights(random, 8, 8, DType::float32, false), narrow = run.normalWeights(random, 8, 8, DType::bfloat16, false);
+  const Array x = run.normals(random, 64, DType::float32), y = run.zeros(64, DType::float32);
+  Linear l = {};
+  l.x = x.data();
+  l.y = y.data();
+  l.xStride = l.yStride = 8;
+  l.type = l.outputType = l.residualType = DType::float32;
+  l.rows = 4;
+  l.matrix = narrow.matrix;
+  run.expect(!run.ops.linear(l).ok(), "float32 inputs of a bfloat16 matrix were taken");
+  l.matrix = w.matrix;
+  l.rows = 5;
+  run.expect(!run.ops.linear(l).ok(), "more rows than reserved were taken");
+  l.rows = 4;
+  run.check(run.ops.linear(l));
+}
+
+static void bench(Run& run, DType weightType, int rows, int n, int k) {
+  Random random(7);
+  const DType type = inputOf(run, weightType);
+  run.check(run.ops.reserve(limitsOf(rows, k, type)));
+  // Few rows are about reading the weights: enough copies that none is still in a cache.
+  const int copies = rows > 16 ? 1 : int(300e6 / (double(n) * k * sizeOf(weightType))) + 1;
+  const Weights w = run.normalWeights(random, n, k, weightType, true);
+  std::vector<char> stored(w.data.bytes());
+  run.check(run.ops.download(stored.data(), w.data.data(), stored.size()));
+  std::vector<Buffer> others;
+  for (int i = 0; i < copies; i++) {
+    others.emplace_back(run, stored.size());
+    run.check(run.ops.upload(others[i].data(), stored.data(), stored.size()));
+  }
+  const Array x = run.normals(random, size_t(rows) * k, type), y = run.zeros(size_t(rows) * n, DType::float32);
+  Linear l = {};
+  l.x = x.data();
+  l.y = y.data();
+  l.matrix = w.matrix;
+  l.rows = rows;
+  l.xStride = k;
+  l.yStride = n;
+  l.type = type;
+  l.outputType = l.residualType = DType::float32;
+  run.measure(cost(l), copies, [&](int copy) {
+    l.matrix.data = others[copy].data();
+    return run.ops.linear(l);
+  });
+}
+
+static Suite suite([](Cases& cases) {
+  for (DType type : {DType::float32, DType::bfloat16, DType::float16}) {
+    const std::string prefix = std::string("linear/") + nameOf(type) + " ";
+    auto shape = [&](const Shape& s, const std::string& rest) {
+      cases.test(prefix + std::to_string(s.rows) + "x" + std::to_string(s.n) + "x" + std::to_string(s.k) + rest, [=](Run& run) { linear(run, type, s); });
+    };
+    for (int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13}) shape({rows, 80, 64}, "");
+    shape({1, 1, 1}, " smallest");
+    shape({7, 33, 50, Activation::gelu}, " ragged gelu");
+    shape({7, 33, 51, Activation::geluTanh}, " ragged odd k gelu tanh");
+    shape({3, 200, 5, Activation::silu}, " ragged silu");
+    shape({100, 65, 127}, " ragged");
+    shape({101, 144, 768}, " two row blocks");
+    shape({9, 48, 2050, Activation::relu}, " several k blocks relu");
+    shape({2, 48, 3841, Activation::quickGelu}, " several k blocks odd quick gelu");
+    shape({5, 30, 40, Activation::none, false}, " no bias");
+    shape({5, 30, 40, Activation::geluClipped, true, true}, " residual gelu clipped");
+    shape({20, 30, 40, Activation::none, true, false, true}, " residual in place");
+    shape({11, 21, 19, Activation::none, true, true, false, 5}, " strides");
+    shape({11, 21, 20, Activation::gelu, true, false, false, 3, DType::bfloat16}, " strides to bfloat16");
+    cases.test(prefix + "same bits for any number of rows", [=](Run& run) { sameBits(run, type, 210, 192); });
+    cases.test(prefix + "same bits for any number of rows, long odd k", [=](Run& run) { sameBits(run, type, 33, 1301); });
+    cases.test(prefix + "store and fetch", [=](Run& run) { storage(run, type, 70, 37); });
+    cases.test(prefix + "store and fetch, one column", [=](Run& run) { storage(run, type, 19, 1); });
+  }
+  for (Activation a : {Activation::none, Activation::gelu, Activation::geluTanh, Activation::quickGelu, Activation::silu, Activation::relu, Activation::geluClipped}) {
+    cases.test(std::string("linear/error of ") + nameOf(a), [=](Run& run) { activation(run, a); });
+  }
+  cases.test("linear/refuses what it cannot do", refusals);
+
+  for (DType type : {DType::float32, DType::bfloat16, DType::float16}) {
+    for (int rows : {1, 2, 8, 512}) {
+      for (auto [n, k] : {std::pair(2304, 768), std::pair(3072, 768), std::pair(768, 3840), std::pair(50304, 768)}) {
+        if (rows == 512 && n > 10000) continue;
+        cases.bench("linear/" + std::string(nameOf(type)) + " " + std::to_string(rows) + "x" + std::to_string(n) + "x" + std::to_string(k),
+                    [=](Run& run) { bench(run, type, rows, n, k); });
+      }
+    }
+  }
+});
+
+}  // namespace ewe::test
