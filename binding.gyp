@@ -24,7 +24,7 @@
     ]}],
     ['cases==1', {'targets': [
       {'target_name': 'ewe-cases', 'type': 'executable', 'sources': ['<!@(node scripts/sources.mjs cases)'], 'dependencies': ['native'],
-       'include_dirs': ['test/ops']},
+       'include_dirs': ['test/ops'], 'cflags': ['-O1']},
     ]}, {'targets': [
       {'target_name': 'ewe', 'type': 'loadable_module', 'sources': ['<!@(node scripts/sources.mjs addon)'], 'dependencies': ['native'],
        'include_dirs': ['<!@(node scripts/sources.mjs includes)'], 'defines': ['NAPI_VERSION=9', 'EWE_VERSION="<!(node scripts/sources.mjs version)"'],

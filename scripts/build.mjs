@@ -130,7 +130,8 @@ function buildNative(name, cases, output) {
   const version = tryRun(compiler, ['--version']) ?? tryRun('g++', ['--version'])
   if (version === undefined) throw new BuildError(`no C++ compiler (${compiler}): on Debian and Ubuntu: apt-get install g++ make`)
   const inputs = ['sources.json', 'CMakeLists.txt', 'binding.gyp', 'package.json', 'scripts/build.mjs', 'scripts/sources.mjs']
-  inputs.push(...files(root, cases ? ['native', 'kernels', 'test/ops'] : ['native', 'kernels']))
+  inputs.push(...files(root, ['native', 'kernels']))
+  if (cases) inputs.push(...files(root, ['test']).filter((file) => /\.(cc|h)$/.test(file)))
   const headers = ['node-addon-api/package.json', 'node-api-headers/package.json'].map((path) => require(path).version)
   const hash = hashOf(inputs, version, process.env.CXXFLAGS ?? '', process.arch, ...headers)
   const stampPath = `${join(root, output)}.stamp`

@@ -13,7 +13,7 @@ import { root } from './sources.mjs'
 const { values: options, positionals: prefixes } = parseArgs({
   allowPositionals: true,
   options: {
-    timeout: { type: 'string', default: '240' },
+    timeout: { type: 'string', default: '400' },
     jobs: { type: 'string', default: String(Math.min(2, availableParallelism())) },
     folder: { type: 'string' },
   },

@@ -61,6 +61,11 @@ export class ContextLengthError extends EweError {
   readonly code = 'EWE_CONTEXT_LENGTH'
 }
 
+/** The model's output is not a number: damaged weights, or values beyond the range of their dtype. */
+export class NumericError extends EweError {
+  readonly code = 'EWE_NUMERIC'
+}
+
 /** Use of a model after `dispose()`. */
 export class DisposedError extends EweError {
   readonly code = 'EWE_DISPOSED'
@@ -108,6 +113,8 @@ function build(failure: NativeFailure): EweError {
       return new OutOfMemoryError(failure.message)
     case 'context':
       return new ContextLengthError(failure.message)
+    case 'numeric':
+      return new NumericError(failure.message)
     case 'disposed':
       return new DisposedError(failure.message)
     default:

@@ -5,6 +5,7 @@ export type { ChatTurn } from './prompts.js'
 export type { Tokenizer } from './tokenizer/tokenizer.js'
 export type { NativeDevice as Device, NativeStats as Stats } from './native.js'
 export { devices } from './devices.js'
+export { shippedModel } from './package.js'
 export {
   CheckpointError,
   ContextLengthError,
@@ -14,6 +15,7 @@ export {
   InternalError,
   ModelNotFoundError,
   NativeError,
+  NumericError,
   OptionError,
   OutOfMemoryError,
   TokenizerError,

@@ -21,7 +21,8 @@ import {
   type LoadOptions,
   type ScoreOptions,
 } from './options.js'
-import { chooseTemplate, cutResponse, fitChat, fullText, instructionPrompt, ResponseCutter, type ChatTurn, type Part, type Template } from './prompts.js'
+import { chooseTemplate, cutResponse, fitChat, fullText, instructionPrompt, ResponseCutter } from './prompts.js'
+import type { ChatTurn, Part, Template } from './prompts.js'
 import { Tokenizer } from './tokenizer/tokenizer.js'
 
 /** Log-probabilities are natural logarithms, of the model's own distribution, before temperature and other processors. */

@@ -35,7 +35,7 @@ const sampling = {
   /** Most tokens of the answer. Default 256 (`generate`, `stream`), or generation_config.json's, else 16 (`complete`); never beyond the context. */
   maxNewTokens: z.int().min(1).max(1 << 24).optional(),
   /** 0 is greedy. Default 1 (`generate`, `stream`). */
-  temperature: z.number().min(0).max(1e6).optional(),
+  temperature: z.number().min(0).max(1e6).refine((value) => value === 0 || value >= 1e-6, '0, or a number from 1e-6 on').optional(),
   /** Keep only this many best tokens (ties stay); 0 keeps all. Default 0 (`generate`, `stream`). */
   topK: z.int().min(0).max(1 << 24).optional(),
   /** Keep the fewest best tokens that hold this share of the probability. Default 0.92 (`generate`, `stream`). */

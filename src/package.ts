@@ -14,6 +14,11 @@ export function packageFolder(): string {
   }
 }
 
+/** Folder of the small trained model that comes with ewe: it answers simple questions in English (models/lamb/README.md says which). */
+export function shippedModel(): string {
+  return join(packageFolder(), 'models', 'lamb')
+}
+
 /** The version in package.json. */
 export function packageVersion(): string {
   return readPackage(packageFolder()).version

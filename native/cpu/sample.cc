@@ -329,8 +329,8 @@ Status check(const Sampling& how, const Sample& s, int row) {
   // Written so that a NaN fails.
   if (!(how.temperature >= 0 && how.temperature <= draw::kLargest && how.topP > 0 && how.topP <= 1 && how.minP >= 0 && how.minP <= 1 &&
         how.repetitionPenalty > 0 && how.repetitionPenalty <= draw::kLargest && how.topK >= 0))
-    return Status::fail(Kind::internal, "sample: row %d has temperature %g, topP %g, minP %g, repetitionPenalty %g, topK %d", row, double(how.temperature),
-                        double(how.topP), double(how.minP), double(how.repetitionPenalty), how.topK);
+    return Status::fail(Kind::internal, "sample: row %d has temperature %g, topP %g, minP %g, repetitionPenalty %g, topK %d", row,
+                        double(how.temperature), double(how.topP), double(how.minP), double(how.repetitionPenalty), how.topK);
   if (how.top < 0 || how.top > s.topStride || how.top > s.vocab)
     return Status::fail(Kind::internal, "sample: row %d wants the best %d of %d ids in a list of %d", row, how.top, s.vocab, s.topStride);
   for (int i = 0; how.repetitionPenalty != 1 && i < how.historyLength; i++) {

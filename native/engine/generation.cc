@@ -131,6 +131,10 @@ Status Generation::step(const std::atomic<bool>& stop, std::vector<Event>& event
 }
 
 Status Generation::accept(Sequence& sequence, int slot, Drawn& drawn, std::vector<Event>& events) {
+  // The sampler gives every log-probability of a row with a NaN as NaN.
+  if (drawn.logprob != drawn.logprob) {
+    return Status::fail(Kind::numeric, "the logits at position %d are not numbers: the weights are damaged, or overflow their dtype", sequence.length - 1);
+  }
   Event event;
   event.request = id_;
   event.sample = sequence.index;

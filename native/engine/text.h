@@ -28,8 +28,8 @@ class TextTable {
   std::vector<uint8_t> special_;
 };
 
-// UTF-8 from bytes that come piece by piece. Each maximal part of a broken sequence becomes one U+FFFD, as in the WHATWG decoder (without its removal of
-// a byte order mark) and in Rust's from_utf8_lossy. Up to 3 bytes of an incomplete character wait for the next piece.
+// UTF-8 from bytes that come piece by piece. Each maximal part of a broken sequence becomes one U+FFFD, as in the WHATWG decoder (without its removal
+// of a byte order mark) and in Rust's from_utf8_lossy. Up to 3 bytes of an incomplete character wait for the next piece.
 class Utf8 {
  public:
   void push(std::string_view bytes, std::string& out);
@@ -38,8 +38,8 @@ class Utf8 {
 
  private:
   char held_[4];
-  int count_ = 0;   // bytes of the character so far
-  int length_ = 0;  // bytes that it will have
+  int count_ = 0;                           // bytes of the character so far
+  int length_ = 0;                          // bytes that it will have
   unsigned char low_ = 0x80, high_ = 0xBF;  // range of its next byte
 };
 

@@ -12,6 +12,7 @@ const char* kindName(Kind kind) {
     case Kind::context: return "context";
     case Kind::disposed: return "disposed";
     case Kind::aborted: return "aborted";
+    case Kind::numeric: return "numeric";
     case Kind::internal: return "internal";
   }
   return "internal";

@@ -122,8 +122,8 @@ EWE_DRAW unsigned key(float score) {
 // exp(d) = 2^n exp(r) with n = round(d / ln 2) and r = d - n ln 2, |r| < 0.3467. ln 2 has two parts: the first has 17 bits, so that its product with
 // n (6 bits) is exact, both together are off by 5.5e-14. exp(r) = 1 + r + r^2 q(r), where q minimises the relative error: 3.2e-9 with these
 // coefficients, so fp32 rounding dominates.
-constexpr float kLogE = 0x1.715476p+0f;    // 1 / ln 2
-constexpr float kShift = 0x1.8p23f;        // added, it leaves the rounded integer in the lowest bits
+constexpr float kLogE = 0x1.715476p+0f;  // 1 / ln 2
+constexpr float kShift = 0x1.8p23f;      // added, it leaves the rounded integer in the lowest bits
 constexpr float kLn2High = 0x1.62e4p-1f;
 constexpr float kLn2Low = 0x1.7f7d1cp-20f;
 constexpr float kQ0 = 0x1.fffffcp-2f, kQ1 = 0x1.55548cp-3f, kQ2 = 0x1.555858p-5f, kQ3 = 0x1.123dep-7f, kQ4 = 0x1.6ac74ep-10f;

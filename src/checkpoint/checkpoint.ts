@@ -8,7 +8,7 @@ import { readGeneration } from './generation.js'
 import type { GenerationConfig } from './generation.js'
 import { place } from './placements.js'
 import { readTensors } from './shards.js'
-import { Values } from './values.js'
+import { readValues } from './values.js'
 
 /** A model folder whose files have been checked, ready to be loaded. */
 export interface Checkpoint {
@@ -42,10 +42,10 @@ export function readCheckpoint(dir: string, options: CheckpointOptions = {}): Pr
 export async function readFolder(folder: Folder, options: CheckpointOptions = {}): Promise<Checkpoint> {
   const { signal } = options
   signal?.throwIfAborted()
-  const config = await withFile(folder, 'config.json', Values.read)
+  const config = await withFile(folder, 'config.json', readValues)
   if (config === undefined) throw new CheckpointError('is missing: this is no model folder', { file: `${folder.path}/config.json` })
   const spec = readConfig(config)
-  const generation = await withFile(folder, 'generation_config.json', Values.read)
+  const generation = await withFile(folder, 'generation_config.json', readValues)
   const stored = await readTensors(folder, signal)
   const { placements, parameters, tensorsBytes, dtype } = place(spec, stored)
   return {

@@ -58,9 +58,7 @@ export function readConfig(values: Values): ModelSpec {
   const flag = (key: Key<boolean>): boolean => values.flag(key.names) ?? key.fallback
   const hidden = count(keys.hidden, MOST.hidden)
   const heads = count(keys.heads, MOST.heads)
-  const kvHeads = keys.kvHeads === undefined ? heads : count(keys.kvHeads, MOST.heads)
   if (hidden % heads !== 0) refuse(values, stated(values, keys.heads), `a width of ${hidden} cannot be divided into ${heads} heads`)
-  if (heads % kvHeads !== 0) refuse(values, stated(values, keys.kvHeads ?? keys.heads), `${heads} heads cannot share ${kvHeads} key-value heads`)
   const headSize = hidden / heads
   return {
     family: family.name,
@@ -68,7 +66,7 @@ export function readConfig(values: Values): ModelSpec {
     layers: count(keys.layers, MOST.layers),
     hidden,
     heads,
-    kvHeads,
+    kvHeads: heads,
     headSize,
     inner: readInner(values, family, hidden),
     vocab: count(keys.vocab, MOST.vocab),
@@ -103,14 +101,16 @@ function readIds(values: Values, key: Key<number | undefined>): number[] {
 /** By `architectures` and `model_type`; where both are stated they must agree. */
 function findFamily(values: Values): Family {
   const modelType = values.text(['model_type'])
-  const stated = values.find(['architectures'])
+  const architectures = values.find(['architectures'])
   const known = families.map((family) => `${family.architecture} (model_type "${family.modelType}")`).join(', ')
-  const family = families.find((one) => (modelType === undefined ? includes(stated?.value, one.architecture) : one.modelType === modelType))
+  const family = families.find((one) => (modelType === undefined ? includes(architectures?.value, one.architecture) : one.modelType === modelType))
   if (family === undefined) {
     if (modelType !== undefined) values.fail('model_type', `one of the families that ewe runs, ${known},`, modelType)
-    return values.fail('architectures', `one that ewe runs, ${known},`, stated?.value ?? null)
+    return values.fail('architectures', `one that ewe runs, ${known},`, architectures?.value ?? null)
   }
-  if (stated !== undefined && !includes(stated.value, family.architecture)) values.fail('architectures', `a list with ${family.architecture}`, stated.value)
+  if (architectures !== undefined && !includes(architectures.value, family.architecture)) {
+    values.fail('architectures', `a list with ${family.architecture}`, architectures.value)
+  }
   return family
 }
 
@@ -140,7 +140,11 @@ function readRotarySize(values: Values, family: Family, headSize: number): numbe
   else if (rotaryShare !== undefined) size = Math.trunc(headSize * (values.number(rotaryShare.names, 0, 1) ?? rotaryShare.fallback))
   const key = rotarySize ?? rotaryShare
   if (size < 2 || size % 2 !== 0 || size > headSize) {
-    refuse(values, key === undefined ? 'model_type' : stated(values, key), `rotates ${size} of ${headSize} components of a head, expected an even number from 2 on`)
+    refuse(
+      values,
+      key === undefined ? 'model_type' : stated(values, key),
+      `rotates ${size} of ${headSize} components of a head, expected an even number from 2 on`,
+    )
   }
   return size
 }

@@ -19,8 +19,6 @@ export interface Family {
     hidden: Key<number>
     layers: Key<number>
     heads: Key<number>
-    /** Absent: as many as heads. */
-    kvHeads?: Key<number>
     inner: Key<number | 'four times hidden'>
     maxPositions: Key<number>
     activation: Key<string>

@@ -77,7 +77,8 @@ class OpenFile implements Source {
     let done = 0
     while (done < length) {
       const { bytesRead } = await this.handle.read(buffer, done, length - done, offset + done)
-      if (bytesRead === 0) throw new CheckpointError(`ended at byte ${offset + done} while it was read, ${this.size} were there before`, { file: this.path })
+      if (bytesRead === 0)
+        throw new CheckpointError(`ended at byte ${offset + done} while it was read, ${this.size} were there before`, { file: this.path })
       done += bytesRead
     }
     return buffer

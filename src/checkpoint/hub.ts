@@ -17,8 +17,8 @@ const DEFAULT_REVISION = 'main'
 const COMMIT = /^[0-9a-f]{40}$/
 
 /**
- * Finds the folder of a model: an existing folder, or a Hub id `org/name` or `org/name@revision` that a Hugging Face tool has downloaded into its local
- * cache. Nothing is downloaded. Throws {@link ModelNotFoundError} that says where it looked and which command downloads the model, and
+ * Finds the folder of a model: an existing folder, or a Hub id `org/name` or `org/name@revision` that a Hugging Face tool has downloaded into its
+ * local cache. Nothing is downloaded. Throws {@link ModelNotFoundError} that says where it looked and which command downloads the model, and
  * {@link CheckpointError} for a cache that is damaged.
  *
  * @param environment where the cache is; default is that of the process
@@ -28,7 +28,9 @@ export async function resolveModel(given: string, environment: Partial<HubEnviro
   if (given !== '' && !given.includes('\0') && (await isFolder(folder))) return folder
   const hub = parseHubId(given)
   if (hub === undefined) {
-    throw new ModelNotFoundError(`There is no model folder ${JSON.stringify(given)} (looked for ${folder}), and it is no Hub id like databricks/dolly-v2-3b`)
+    throw new ModelNotFoundError(
+      `There is no model folder ${JSON.stringify(given)} (looked for ${folder}), and it is no Hub id like databricks/dolly-v2-3b`,
+    )
   }
   const cache = hubCache(environment)
   const repository = join(cache, `models--${hub.id.replace('/', '--')}`)
@@ -71,7 +73,8 @@ async function readReference(path: string): Promise<string | undefined> {
   if (source === undefined) return undefined
   try {
     const commit = (await readWhole(source, 1000)).toString('latin1').trim()
-    if (!COMMIT.test(commit)) throw new CheckpointError('names no commit of 40 hexadecimal digits: delete it and download the model again', { file: path })
+    if (!COMMIT.test(commit))
+      throw new CheckpointError('names no commit of 40 hexadecimal digits: delete it and download the model again', { file: path })
     return commit
   } finally {
     await source.close()

@@ -106,7 +106,8 @@ export class JsonReader {
       this.at = begin
       this.fail('expected a whole number')
     }
-    if (digits > 16 || !Number.isSafeInteger(value)) this.fail(`${this.bytes.toString('latin1', begin, Math.min(this.at, begin + 40))} is above 2^53 - 1`)
+    if (digits > 16 || !Number.isSafeInteger(value))
+      this.fail(`${this.bytes.toString('latin1', begin, Math.min(this.at, begin + 40))} is above 2^53 - 1`)
     return value
   }
 
@@ -134,14 +135,6 @@ export class JsonReader {
       default:
         return this.number()
     }
-  }
-
-  /** Passes over any value, checking it. */
-  skip(): void {
-    const next = this.peek()
-    if (next === '{') this.object(() => this.skip())
-    else if (next === '[') this.array(() => this.skip())
-    else this.value()
   }
 
   /** Fails unless only white space is left. */
@@ -210,7 +203,16 @@ export class JsonReader {
   }
 }
 
-const ESCAPES = new Map([['"', '"'], ['\\', '\\'], ['/', '/'], ['b', '\b'], ['f', '\f'], ['n', '\n'], ['r', '\r'], ['t', '\t']])
+const ESCAPES = new Map([
+  ['"', '"'],
+  ['\\', '\\'],
+  ['/', '/'],
+  ['b', '\b'],
+  ['f', '\f'],
+  ['n', '\n'],
+  ['r', '\r'],
+  ['t', '\t'],
+])
 
 function isNumberByte(byte: number | undefined): boolean {
   if (byte === undefined) return false

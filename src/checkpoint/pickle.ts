@@ -16,8 +16,8 @@ export interface PickledTensor {
   strides: number[]
 }
 
-/** Objects (tuples, lists, dictionaries, tensors) that one pickle may make: torch makes seven per tensor. */
-const MOST_OBJECTS = 8 * MOST_TENSORS
+/** Objects (tuples, lists, dictionaries, tensors) that one pickle may make: torch makes up to eleven per tensor. */
+const MOST_OBJECTS = 12 * MOST_TENSORS
 /** Values kept for later use: torch keeps about ten per tensor. */
 const MOST_KEPT = 16 * MOST_TENSORS
 /** Values on the stack: torch writes dictionaries in pieces of a thousand items. */
@@ -50,7 +50,6 @@ class Global {
 class Tuple {
   constructor(readonly items: readonly Value[]) {}
 }
-class List {}
 class Dict {
   /** Keys and values in turn; most dictionaries of a file stay empty. */
   items: Value[] = NOTHING
@@ -66,7 +65,9 @@ class Tensor {
   constructor(readonly tensor: PickledTensor) {}
 }
 const MARK = Symbol('mark')
-type Value = null | boolean | number | string | Global | Tuple | List | Dict | Storage | Tensor | typeof MARK
+/** Lists mean nothing in a dictionary of tensors, so nothing of them is kept. */
+const LIST = Symbol('list')
+type Value = null | boolean | number | string | Global | Tuple | Dict | Storage | Tensor | typeof MARK | typeof LIST
 
 /**
  * Reads the `data.pkl` of a torch file: a dictionary of names and tensors. A pickle is a program; this machine knows the few instructions that such
@@ -80,7 +81,8 @@ export function readPickle(bytes: Buffer, file: string): Map<string, PickledTens
     const [name, value] = result.items.slice(i, i + 2)
     if (typeof name !== 'string') throw new CheckpointError('its pickle has a key that is no text', { file })
     if (tensors.has(name)) throw new CheckpointError('stands in its pickle twice', { file, tensor: quote(name) })
-    if (!(value instanceof Tensor)) throw new CheckpointError(`is no tensor: only a plain dictionary of tensors is read`, { file, tensor: quote(name) })
+    if (!(value instanceof Tensor))
+      throw new CheckpointError(`is no tensor: only a plain dictionary of tensors is read`, { file, tensor: quote(name) })
     tensors.set(name, value.tensor)
   }
   return tensors
@@ -123,7 +125,7 @@ class Machine {
       case 0x7d /* EMPTY_DICT */:
         return this.push(this.made(new Dict()))
       case 0x5d /* EMPTY_LIST */:
-        return this.push(this.made(new List()))
+        return this.push(LIST)
       case 0x61 /* APPEND */:
         return this.append(this.popItems(1))
       case 0x65 /* APPENDS */:
@@ -266,8 +268,7 @@ class Machine {
   }
 
   private append(items: readonly Value[]): void {
-    // Lists mean nothing in a dictionary of tensors, so their items are not kept.
-    if (!(this.top() instanceof List)) this.fail(`${items.length} items for something that is no list`)
+    if (this.top() !== LIST) this.fail(`${items.length} items for something that is no list`)
   }
 
   private set(items: readonly Value[]): void {
@@ -308,7 +309,8 @@ class Machine {
     if (!(storage instanceof Storage)) this.fail('a tensor without a storage')
     const { key, dtype, elements } = storage
     const tensor = { key, dtype, elements, first: this.size(first), shape: this.sizes(shape), strides: this.sizes(strides) }
-    if (tensor.shape.length !== tensor.strides.length) this.fail(`a tensor of ${tensor.shape.length} dimensions with ${tensor.strides.length} strides`)
+    if (tensor.shape.length !== tensor.strides.length)
+      this.fail(`a tensor of ${tensor.shape.length} dimensions with ${tensor.strides.length} strides`)
     return new Tensor(tensor)
   }
 

@@ -1,4 +1,4 @@
-import { CheckpointError } from '../errors.js'
+import { CheckpointError, InternalError } from '../errors.js'
 import type { DTypeName, NativeTensor, Placement, Slot } from '../native.js'
 import type { ModelSpec } from './config.js'
 import { familyOf } from './families.js'
@@ -6,25 +6,25 @@ import type { Family } from './family.js'
 import { DTYPE_BYTES } from './stored.js'
 import type { StoredDType, StoredTensor } from './stored.js'
 
-/** Rows and columns of every slot; vectors have one column. */
-const SHAPES: Readonly<Record<Slot, (spec: ModelSpec) => { rows: number; columns: number }>> = {
-  embed: (s) => ({ rows: s.vocab, columns: s.hidden }),
-  norm1Weight: (s) => vector(s.hidden),
-  norm1Bias: (s) => vector(s.hidden),
-  norm2Weight: (s) => vector(s.hidden),
-  norm2Bias: (s) => vector(s.hidden),
-  qkv: (s) => ({ rows: qkvRows(s), columns: s.hidden }),
-  qkvBias: (s) => vector(qkvRows(s)),
-  out: (s) => ({ rows: s.hidden, columns: s.heads * s.headSize }),
-  outBias: (s) => vector(s.hidden),
-  up: (s) => ({ rows: s.inner, columns: s.hidden }),
-  upBias: (s) => vector(s.inner),
-  down: (s) => ({ rows: s.hidden, columns: s.inner }),
-  downBias: (s) => vector(s.hidden),
-  finalWeight: (s) => vector(s.hidden),
-  finalBias: (s) => vector(s.hidden),
-  head: (s) => ({ rows: s.vocab, columns: s.hidden }),
-  headBias: (s) => vector(s.vocab),
+/** The shape of every slot: [rows, columns], or [rows] for vectors. */
+const SHAPES: Readonly<Record<Slot, (spec: ModelSpec) => [rows: number, columns?: number]>> = {
+  embed: (s) => [s.vocab, s.hidden],
+  norm1Weight: (s) => [s.hidden],
+  norm1Bias: (s) => [s.hidden],
+  norm2Weight: (s) => [s.hidden],
+  norm2Bias: (s) => [s.hidden],
+  qkv: (s) => [qkvRows(s), s.hidden],
+  qkvBias: (s) => [qkvRows(s)],
+  out: (s) => [s.hidden, s.heads * s.headSize],
+  outBias: (s) => [s.hidden],
+  up: (s) => [s.inner, s.hidden],
+  upBias: (s) => [s.inner],
+  down: (s) => [s.hidden, s.inner],
+  downBias: (s) => [s.hidden],
+  finalWeight: (s) => [s.hidden],
+  finalBias: (s) => [s.hidden],
+  head: (s) => [s.vocab, s.hidden],
+  headBias: (s) => [s.vocab],
 }
 
 const DTYPES: Readonly<Partial<Record<StoredDType, DTypeName>>> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
@@ -68,9 +68,10 @@ export function place(spec: ModelSpec, stored: Stored): Placed {
   // Made when the first projection has been found to fit, because its length follows from numbers of config.json.
   let qkv: Int32Array | undefined
   const placements = slots.map(({ slot, layer, names }): Placement => {
-    const { rows, columns } = SHAPES[slot](spec)
-    const tensors = names.map((name) => {
-      const tensor = find(stored, name, rows / names.length, columns)
+    const shape = SHAPES[slot](spec)
+    const [rows, columns = 1] = shape
+    const tensors = names.map((name, part) => {
+      const tensor = find(stored, name, names.length === 1 ? shape : [(part === 0 ? spec.heads : spec.kvHeads) * spec.headSize, columns])
       used.set(name, tensor)
       return native(tensor, fileIndex)
     })
@@ -121,27 +122,28 @@ function findHead(spec: ModelSpec, family: Family, stored: Stored, prefix: strin
 }
 
 /**
- * Refuses sizes that the files cannot hold, before anything of such a size is made: 16 bits per weight at least. The head does not count, because it may
- * share its storage with the input table.
+ * Refuses sizes that the files cannot hold, before anything of such a size is made: 16 bits per weight at least. The head does not count, because
+ * it may share its storage with the input table.
  */
 function checkSize(spec: ModelSpec, slots: readonly Need[], stored: Stored): void {
   const elements = slots.reduce((sum, { slot }) => sum + (slot === 'head' ? 0 : area(spec, slot)), 0)
   if (2 * elements > stored.bytes) {
     const sizes = `${spec.layers} layers of width ${spec.hidden} and ${spec.inner}, ${spec.vocab} tokens`
-    throw new CheckpointError(`the sizes in config.json (${sizes}) need at least ${2 * elements} bytes, but the files have ${stored.bytes}`, { file: stored.list })
+    throw new CheckpointError(`the sizes in config.json (${sizes}) need at least ${2 * elements} bytes, but the files have ${stored.bytes}`, {
+      file: stored.list,
+    })
   }
 }
 
 function area(spec: ModelSpec, slot: Slot): number {
-  const { rows, columns } = SHAPES[slot](spec)
+  const [rows, columns = 1] = SHAPES[slot](spec)
   return rows * columns
 }
 
-function find(stored: Stored, name: string, rows: number, columns: number): StoredTensor {
+function find(stored: Stored, name: string, expected: readonly (number | undefined)[]): StoredTensor {
   const tensor = stored.tensors.get(name)
   if (tensor === undefined) throw new CheckpointError('is missing', { file: stored.list, tensor: name })
   const where = { file: tensor.file, tensor: name }
-  const expected = columns === 1 ? [rows] : [rows, columns]
   if (tensor.shape.length !== expected.length || expected.some((size, i) => size !== tensor.shape[i])) {
     throw new CheckpointError(`has the shape [${tensor.shape.join(', ')}], expected [${expected.join(', ')}] from config.json`, where)
   }
@@ -154,7 +156,8 @@ function native(tensor: StoredTensor, fileIndex: ReadonlyMap<string, number>): N
   const file = fileIndex.get(tensor.file)
   const [rows, columns = 1] = tensor.shape
   const [rowStride, columnStride = 1] = tensor.strides
-  if (dtype === undefined || file === undefined || rows === undefined || rowStride === undefined) throw new TypeError(`${tensor.name} was not checked`)
+  if (dtype === undefined || file === undefined || rows === undefined || rowStride === undefined)
+    throw new InternalError(`${tensor.name} was not checked`)
   return { file, offset: tensor.offset, dtype, rows, columns, rowStride, columnStride, name: tensor.name }
 }
 
@@ -188,10 +191,10 @@ function summary(used: readonly StoredTensor[]): Omit<Placed, 'placements'> {
 }
 
 /**
- * The row blocks of the fused projection: queries of all heads, then keys, then values, and in each query and key head the components that are rotated
- * together side by side.
+ * The row blocks of the fused projection: queries of all heads, then keys, then values, and in each query and key head the components that are
+ * rotated together side by side.
  */
-function qkvBlocks(spec: ModelSpec, family: Family): Int32Array {
+export function qkvBlocks(spec: ModelSpec, family: Family): Int32Array {
   const { heads, kvHeads, headSize, rotarySize } = spec
   const blocks = new Blocks()
   let first = 0
@@ -231,14 +234,11 @@ class Blocks {
     const { values } = this
     const at = values.length - 6
     const [lastTensor, lastSource = 0, , lastTarget = 0, lastStep, lastCount = 0] = values.slice(Math.max(at, 0))
-    const continues = targetStep === 1 && lastStep === 1 && lastTensor === tensor && lastSource + lastCount === source && lastTarget + lastCount === target
+    const continues =
+      targetStep === 1 && lastStep === 1 && lastTensor === tensor && lastSource + lastCount === source && lastTarget + lastCount === target
     if (continues) values[at + 5] = lastCount + count
     else values.push(tensor, source, 1, target, targetStep, count)
   }
-}
-
-function vector(rows: number): { rows: number; columns: number } {
-  return { rows, columns: 1 }
 }
 
 function qkvRows(spec: ModelSpec): number {

@@ -14,7 +14,9 @@ export async function readSafetensors(source: Source): Promise<StoredTensor[]> {
   const length = (await source.read(0, LENGTH_BYTES)).readBigUInt64LE(0)
   const most = Math.min(LONGEST_HEADER, source.size - LENGTH_BYTES)
   if (length > BigInt(most)) {
-    throw new CheckpointError(`states a header of ${length} bytes, but at most ${most} are possible in a file of ${source.size} bytes`, { file: source.path })
+    throw new CheckpointError(`states a header of ${length} bytes, but at most ${most} are possible in a file of ${source.size} bytes`, {
+      file: source.path,
+    })
   }
   return parseHeader(await source.read(LENGTH_BYTES, Number(length)), source.size, source.path)
 }
@@ -73,8 +75,10 @@ function checkCoverage(tensors: readonly StoredTensor[], dataBegin: number, file
   let end = dataBegin
   for (const tensor of sorted) {
     const problem = tensor.offset < end ? 'overlaps the tensor before it' : 'leaves a gap after the tensor before it'
-    if (tensor.offset !== end) throw new CheckpointError(`begins at byte ${tensor.offset}, expected ${end}: it ${problem}`, { file, tensor: tensor.name })
+    if (tensor.offset !== end)
+      throw new CheckpointError(`begins at byte ${tensor.offset}, expected ${end}: it ${problem}`, { file, tensor: tensor.name })
     end += tensor.bytes
   }
-  if (end !== fileSize) throw new CheckpointError(`has ${fileSize - end} bytes after its last tensor, which ends at byte ${end} of ${fileSize}`, { file })
+  if (end !== fileSize)
+    throw new CheckpointError(`has ${fileSize - end} bytes after its last tensor, which ends at byte ${end} of ${fileSize}`, { file })
 }

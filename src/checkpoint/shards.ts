@@ -47,11 +47,12 @@ async function readIndex(source: Source): Promise<Index> {
   const shards = new Map<string, string[]>()
   const reader = new JsonReader(await readWhole(source, MOST_INDEX_BYTES), file, MOST_TENSORS)
   reader.object((key) => {
-    if (key !== 'weight_map') return reader.skip()
+    if (key !== 'weight_map') return void reader.value()
     reader.object((name) => {
       checkTensorName(name, file)
       const shard = reader.string()
-      if (!isPlainName(shard)) throw new CheckpointError(`is in ${quote(shard)}, which is not the plain name of a file in this folder`, { file, tensor: name })
+      if (!isPlainName(shard))
+        throw new CheckpointError(`is in ${quote(shard)}, which is not the plain name of a file in this folder`, { file, tensor: name })
       const names = shards.get(shard)
       if (names === undefined) shards.set(shard, [name])
       else names.push(name)
@@ -72,10 +73,12 @@ async function readShards(folder: Folder, index: Index, read: Reader, signal: Ab
   for (const [shard, wanted] of index.shards) {
     signal?.throwIfAborted()
     const found = await withFile(folder, shard, (source) => readSingle(source, read))
-    if (found === undefined) throw new CheckpointError(`names the file ${quote(shard)}, which does not exist`, { file: index.path, tensor: wanted[0] })
+    if (found === undefined)
+      throw new CheckpointError(`names the file ${quote(shard)}, which does not exist`, { file: index.path, tensor: wanted[0] })
     for (const name of wanted) {
       const tensor = found.tensors.get(name)
-      if (tensor === undefined) throw new CheckpointError(`is missing, though ${index.path} places it in this file`, { file: found.list, tensor: name })
+      if (tensor === undefined)
+        throw new CheckpointError(`is missing, though ${index.path} places it in this file`, { file: found.list, tensor: name })
       stored.tensors.set(name, tensor)
     }
     stored.files.push(...found.files)

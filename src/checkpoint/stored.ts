@@ -44,7 +44,8 @@ const MOST_DIMENSIONS = 8
 const LONGEST_NAME = 1024
 
 export function checkTensorName(name: string, file: string): void {
-  if (name === '' || name.length > LONGEST_NAME) throw new CheckpointError(`a tensor name of ${name.length} characters, expected 1 to ${LONGEST_NAME}`, { file })
+  if (name === '' || name.length > LONGEST_NAME)
+    throw new CheckpointError(`a tensor name of ${name.length} characters, expected 1 to ${LONGEST_NAME}`, { file })
   // They would garble the messages that names appear in.
   if (/\p{Cc}/u.test(name)) throw new CheckpointError(`a tensor name with control characters: ${quote(name)}`, { file })
 }
@@ -54,7 +55,8 @@ export function elementCount(shape: readonly number[], where: { file: string; te
   if (shape.length > MOST_DIMENSIONS) throw new CheckpointError(`has ${shape.length} dimensions, at most ${MOST_DIMENSIONS} are read`, where)
   let elements = 1
   for (const size of shape) {
-    if (size !== 0 && elements > Number.MAX_SAFE_INTEGER / size) throw new CheckpointError(`has more than 2^53 elements: [${shape.join(', ')}]`, where)
+    if (size !== 0 && elements > Number.MAX_SAFE_INTEGER / size)
+      throw new CheckpointError(`has more than 2^53 elements: [${shape.join(', ')}]`, where)
     elements *= size
   }
   return elements

@@ -18,7 +18,8 @@ export async function readTorch(source: Source): Promise<StoredTensor[]> {
   const pickle = findPickle(records, source.path)
   const root = pickle.name.slice(0, -'data.pkl'.length)
   await checkByteOrder(source, records.get(`${root}byteorder`))
-  if (pickle.bytes > MOST_PICKLE_BYTES) throw new CheckpointError(`has a pickle of ${pickle.bytes} bytes, at most ${MOST_PICKLE_BYTES} are read`, { file: source.path })
+  if (pickle.bytes > MOST_PICKLE_BYTES)
+    throw new CheckpointError(`has a pickle of ${pickle.bytes} bytes, at most ${MOST_PICKLE_BYTES} are read`, { file: source.path })
   const pickled = readPickle(await source.read(pickle.offset, pickle.bytes), source.path)
   if (pickled.size > MOST_TENSORS) throw new CheckpointError(`names more than ${MOST_TENSORS} tensors`, { file: source.path })
   return Array.from(pickled, ([name, tensor]) => locate(name, tensor, records.get(`${root}data/${tensor.key}`), source.path))
@@ -29,7 +30,8 @@ async function checkKind(source: Source): Promise<void> {
   const file = source.path
   const start = await source.read(0, Math.min(4, source.size))
   if (start.toString('latin1') === 'PK\u0003\u0004') return
-  if (start[0] === 0x80) throw new CheckpointError('was written by torch before 1.6, whose files are not read: load it with torch and save it again', { file })
+  if (start[0] === 0x80)
+    throw new CheckpointError('was written by torch before 1.6, whose files are not read: load it with torch and save it again', { file })
   throw new CheckpointError('is no file of torch.save', { file })
 }
 

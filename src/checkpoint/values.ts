@@ -10,16 +10,16 @@ const MOST_VALUES = 100_000
 const LARGEST_ID = 2 ** 31 - 1
 const MOST_IDS = 1024
 
+export async function readValues(source: Source): Promise<Values> {
+  return Values.parse(await readWhole(source, MOST_BYTES), source.path)
+}
+
 /** The members of a JSON configuration file, read by dotted names with checks. A null counts as absent. All methods throw {@link CheckpointError}. */
 export class Values {
   private constructor(
     private readonly root: ReadonlyMap<string, Json>,
     readonly file: string,
   ) {}
-
-  static async read(source: Source): Promise<Values> {
-    return Values.parse(await readWhole(source, MOST_BYTES), source.path)
-  }
 
   static parse(bytes: Buffer, file: string): Values {
     const reader = new JsonReader(bytes, file, MOST_VALUES)
@@ -115,5 +115,7 @@ export function describe(value: Json): string {
   if (typeof value === 'string') return quote(value)
   if (value === null || typeof value !== 'object') return String(value)
   if (value instanceof Map) return 'an object'
-  return value.length <= 8 && value.every((item) => item === null || typeof item !== 'object') ? `[${value.map(describe).join(', ')}]` : `a list of ${value.length}`
+  return value.length <= 8 && value.every((item) => item === null || typeof item !== 'object')
+    ? `[${value.map(describe).join(', ')}]`
+    : `a list of ${value.length}`
 }

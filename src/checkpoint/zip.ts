@@ -21,7 +21,6 @@ const MOST_RECORDS = 1 << 17
 const MOST_DIRECTORY_BYTES = 64 * 1024 * 1024
 
 const ENCRYPTED = 1
-const FULL_16 = 0xffff
 const FULL_32 = 0xffffffff
 
 interface Directory {
@@ -37,8 +36,8 @@ interface Entry {
 }
 
 /**
- * Lists the records of a zip file by its central directory. Only what torch writes is read: one disk, records stored without compression, 64-bit sizes.
- * Records must not overlap or repeat. Throws {@link CheckpointError}.
+ * Lists the records of a zip file by its central directory. Only what torch writes is read: records stored without compression, 64-bit
+ * sizes where needed. Records must not overlap or repeat. Throws {@link CheckpointError}.
  */
 export async function readZip(source: Source): Promise<Map<string, ZipRecord>> {
   const directory = await findDirectory(source)
@@ -46,7 +45,7 @@ export async function readZip(source: Source): Promise<Map<string, ZipRecord>> {
   entries.sort((a, b) => a.headerOffset - b.headerOffset)
   const records = new Map<string, ZipRecord>()
   for (const [i, entry] of entries.entries()) {
-    const end = entries[i + 1]?.headerOffset ?? directory.offset
+    const end = Math.min(entries[i + 1]?.headerOffset ?? directory.offset, directory.offset)
     if (records.has(entry.name)) throw new CheckpointError(`holds the record ${quote(entry.name)} twice`, { file: source.path })
     records.set(entry.name, await locate(source, entry, end))
   }
@@ -55,14 +54,12 @@ export async function readZip(source: Source): Promise<Map<string, ZipRecord>> {
 
 async function findDirectory(source: Source): Promise<Directory> {
   const file = source.path
-  if (source.size < END_BYTES) throw new CheckpointError(`has ${source.size} bytes, too few for a zip file`, { file })
   const tailBytes = Math.min(source.size, END_BYTES + LONGEST_COMMENT + END64_LOCATOR_BYTES)
   const tail = await source.read(source.size - tailBytes, tailBytes)
   const at = findEnd(tail, file)
   const end = source.size - tailBytes + at
   const locator = at - END64_LOCATOR_BYTES
   if (locator >= 0 && tail.readUInt32LE(locator) === 0x07064b50) return readEnd64(source, tail.subarray(locator), end - END64_LOCATOR_BYTES)
-  if (tail.readUInt16LE(at + 4) !== 0 || tail.readUInt16LE(at + 6) !== 0) throw new CheckpointError('is one of several zip disks', { file })
   const directory = { records: tail.readUInt16LE(at + 10), bytes: tail.readUInt32LE(at + 12), offset: tail.readUInt32LE(at + 16) }
   return checkDirectory(directory, end, file)
 }
@@ -78,10 +75,10 @@ function findEnd(tail: Buffer, file: string): number {
 async function readEnd64(source: Source, locator: Buffer, locatorAt: number): Promise<Directory> {
   const file = source.path
   const at = exact(locator.readBigUInt64LE(8), 'the offset of its zip64 end record', file)
-  if (at > locatorAt - END64_BYTES) throw new CheckpointError(`states a zip64 end record at byte ${at}, but it must end before byte ${locatorAt}`, { file })
+  if (at > locatorAt - END64_BYTES)
+    throw new CheckpointError(`states a zip64 end record at byte ${at}, but it must end before byte ${locatorAt}`, { file })
   const end = await source.read(at, END64_BYTES)
   if (end.readUInt32LE(0) !== 0x06064b50) throw new CheckpointError(`has no zip64 end record at byte ${at}`, { file })
-  if (end.readUInt32LE(16) !== 0 || end.readUInt32LE(20) !== 0) throw new CheckpointError('is one of several zip disks', { file })
   const directory = {
     records: exact(end.readBigUInt64LE(32), 'the number of its records', file),
     bytes: exact(end.readBigUInt64LE(40), 'the size of its directory', file),
@@ -104,7 +101,8 @@ function parseDirectory(directory: Buffer, records: number, file: string): Entry
   let at = 0
   while (at < directory.length) {
     const left = directory.length - at
-    if (left < ENTRY_BYTES || directory.readUInt32LE(at) !== 0x02014b50) throw new CheckpointError(`has a broken zip directory at its byte ${at}`, { file })
+    if (left < ENTRY_BYTES || directory.readUInt32LE(at) !== 0x02014b50)
+      throw new CheckpointError(`has a broken zip directory at its byte ${at}`, { file })
     const nameBytes = directory.readUInt16LE(at + 28)
     const extraBytes = directory.readUInt16LE(at + 30)
     const bytes = ENTRY_BYTES + nameBytes + extraBytes + directory.readUInt16LE(at + 32)
@@ -121,7 +119,6 @@ function parseEntry(entry: Buffer, nameBytes: number, extraBytes: number, file: 
   const method = entry.readUInt16LE(10)
   if (method !== 0) throw new CheckpointError(`compresses the record ${quote(name)} (method ${method}): only stored records are read`, { file })
   if ((entry.readUInt16LE(8) & ENCRYPTED) !== 0) throw new CheckpointError(`encrypts the record ${quote(name)}`, { file })
-  if (entry.readUInt16LE(34) !== 0 && entry.readUInt16LE(34) !== FULL_16) throw new CheckpointError('is one of several zip disks', { file })
   const wide = new Wide(entry.subarray(ENTRY_BYTES + nameBytes, ENTRY_BYTES + nameBytes + extraBytes), name, file)
   const bytes = wide.value(entry.readUInt32LE(24))
   const stored = wide.value(entry.readUInt32LE(20))
@@ -139,7 +136,7 @@ class Wide {
     private readonly name: string,
     private readonly file: string,
   ) {
-    for (let at = 0; at + 4 <= extra.length; ) {
+    for (let at = 0; at + 4 <= extra.length;) {
       const bytes = extra.readUInt16LE(at + 2)
       if (extra.readUInt16LE(at) === 1) this.values = extra.subarray(at + 4, at + 4 + bytes)
       at += 4 + bytes
@@ -160,14 +157,20 @@ async function locate(source: Source, entry: Entry, end: number): Promise<ZipRec
   const file = source.path
   const nameBytes = Buffer.byteLength(entry.name)
   if (entry.headerOffset + LOCAL_BYTES + nameBytes > end) {
-    throw new CheckpointError(`has the zip record ${quote(entry.name)} at byte ${entry.headerOffset}, but what follows begins at byte ${end}`, { file })
+    throw new CheckpointError(`has the zip record ${quote(entry.name)} at byte ${entry.headerOffset}, but what follows begins at byte ${end}`, {
+      file,
+    })
   }
   const header = await source.read(entry.headerOffset, LOCAL_BYTES + nameBytes)
-  const matches = header.readUInt32LE(0) === 0x04034b50 && header.readUInt16LE(26) === nameBytes && header.toString('utf8', LOCAL_BYTES) === entry.name
+  const matches =
+    header.readUInt32LE(0) === 0x04034b50 && header.readUInt16LE(26) === nameBytes && header.toString('utf8', LOCAL_BYTES) === entry.name
   if (!matches) throw new CheckpointError(`has no zip record ${quote(entry.name)} at byte ${entry.headerOffset}`, { file })
   const offset = entry.headerOffset + LOCAL_BYTES + nameBytes + header.readUInt16LE(28)
   if (offset > end || entry.bytes > end - offset) {
-    throw new CheckpointError(`has the zip record ${quote(entry.name)} at bytes ${offset} to ${offset + entry.bytes}, but what follows begins at byte ${end}`, { file })
+    throw new CheckpointError(
+      `has the zip record ${quote(entry.name)} at bytes ${offset} to ${offset + entry.bytes}, but what follows begins at byte ${end}`,
+      { file },
+    )
   }
   return { name: entry.name, offset, bytes: entry.bytes }
 }

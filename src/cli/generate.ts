@@ -1,9 +1,9 @@
 import { OptionError } from '../errors.js'
-import type { Model, Sample, StreamPiece } from '../model.js'
+import type { Model, StreamPiece } from '../model.js'
 import { generateOptions } from '../options.js'
 import type { ModelFlags, SamplingFlags } from './flags.js'
 import { checkFlags, given, loadOptionsOf, openModel, samplingOf } from './open.js'
-import { exitCodes, interruptible, note, writeJson } from './output.js'
+import { exitCodes, interruptible, note, writeJson, writeText } from './output.js'
 import { Tally } from './tally.js'
 
 export interface GenerateFlags extends ModelFlags, SamplingFlags {
@@ -23,8 +23,9 @@ export async function generate(instruction: string | undefined, flags: GenerateF
   const load = loadOptionsOf(flags)
   const options: Options = { ...samplingOf(flags), ...given({ input, system, n, logprobs }) }
   checkFlags(generateOptions, options)
-  if (flags.raw === true && (input ?? system) !== undefined) throw new OptionError('--raw', 'no --input and no --system beside it', input ?? system)
-  if (logprobs !== undefined && flags.json !== true) throw new OptionError('--logprobs', '--json beside it', 'none')
+  if (flags.raw === true && input !== undefined) throw new OptionError('--input', 'nothing beside --raw', input)
+  if (flags.raw === true && system !== undefined) throw new OptionError('--system', 'nothing beside --raw', system)
+  if (logprobs !== undefined && flags.json !== true) throw new OptionError('--json', 'it beside --logprobs', undefined)
   const fromStdin = instruction === undefined || instruction === '-'
   if (fromStdin && input === '-') throw new OptionError('--input', 'a text, because stdin is the instruction,', input)
   if (instruction === undefined && process.stdin.isTTY) throw new OptionError('instruction', 'an argument or a text on stdin', undefined)
@@ -54,34 +55,17 @@ async function answer(model: Model, pieces: AsyncIterable<StreamPiece>, { json, 
   try {
     for await (const piece of pieces) {
       tally.add(piece)
-      if (streams) process.stdout.write(piece.text)
+      if (streams) writeText(piece.text)
     }
-  } finally {
-    // An answer that is broken off ends its line too.
-    if (streams) process.stdout.write('\n')
+  } catch (error) {
+    if (streams && tally.text !== '') process.stdout.write('\n')
+    throw error
   }
-  if (json === true) writeJson(result(model, tally, loadMs))
-  else if (!streams) process.stdout.write(tally.samples.map(({ index, text }) => `--- ${index + 1} of ${n}\n${text}\n`).join('\n'))
+  if (streams) process.stdout.write('\n')
+  const data = tally.json(model.plan)
+  if (json === true) writeJson({ ...data, timings: { loadMs, ...data.timings } })
+  else if (!streams) writeText(tally.samples.map(({ index, text }) => `--- ${index + 1} of ${n}\n${text}\n`).join('\n'))
   if (verbose === true) note(`loaded in ${loadMs} ms, ${tally.summary()}`)
-}
-
-/** What --json prints. The seed is text because a number in JSON does not hold 64 bits. */
-function result({ plan }: Model, tally: Tally, loadMs: number): object {
-  const [first, ...others] = tally.samples.map(sampleResult)
-  const { promptTokens, seed } = tally.asked ?? {}
-  return {
-    ...first,
-    ...(others.length === 0 ? {} : { samples: [first, ...others] }),
-    promptTokens,
-    seed: String(seed),
-    device: plan.device,
-    weights: plan.weights,
-    timings: { loadMs, ...tally.timings() },
-  }
-}
-
-function sampleResult({ text, finishReason, stopped, tokens, logprobs }: Sample): object {
-  return { text, finishReason, stopped, tokens, logprobs }
 }
 
 /** Stdin as text, without the newline at its end that `echo` and editors write. */

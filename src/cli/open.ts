@@ -1,8 +1,8 @@
-import { basename, join } from 'node:path'
+import { basename } from 'node:path'
 import { OptionError } from '../errors.js'
 import { Model } from '../model.js'
 import { check, generateOptions, loadOptions, type LoadOptions } from '../options.js'
-import { packageFolder } from '../package.js'
+import { shippedModel } from '../package.js'
 import type { ModelFlags, SamplingFlags } from './flags.js'
 import { formatBytes, note } from './output.js'
 
@@ -46,7 +46,7 @@ export function samplingOf(flags: SamplingFlags): SamplingFlags {
 /** The model that was named; else the one that ships with ewe, and a line on stderr that says so. */
 export function chosenModel(named: string | undefined, how: string): string {
   if (named !== undefined) return named
-  const shipped = join(packageFolder(), 'models', 'lamb')
+  const shipped = shippedModel()
   note(`using the small model that ships with ewe, ${basename(shipped)}; name another with ${how}`)
   return shipped
 }
@@ -65,7 +65,8 @@ export async function openModel(flags: ModelFlags, options: LoadOptions, signal:
 async function loadingBar(): Promise<{ show: (progress: { done: number; total: number }) => void; stop: () => void }> {
   const { default: progress } = await import('cli-progress')
   const format = 'loading [{bar}] {percentage} % of {size}'
-  const bar = new progress.SingleBar({ format, stream: process.stderr, clearOnComplete: true, hideCursor: true, gracefulExit: false }, progress.Presets.legacy)
+  const manners = { stream: process.stderr, clearOnComplete: true, hideCursor: true, gracefulExit: false } // Ctrl-C is dealt with elsewhere
+  const bar = new progress.SingleBar({ format, ...manners }, progress.Presets.legacy)
   const started = performance.now()
   return {
     show({ done, total }) {

@@ -17,13 +17,18 @@ export function note(text: string): void {
   process.stderr.write(`${paint('dim', `ewe: ${text}`)}\n`)
 }
 
+/** A model's text on stdout: as it is, but for a terminal without the control characters that could change what it shows or does. */
+export function writeText(text: string): void {
+  process.stdout.write(process.stdout.isTTY ? text.replaceAll(/[^\P{Cc}\n\t]/gu, '\ufffd') : text)
+}
+
 export function writeJson(value: unknown, indent?: number): void {
   process.stdout.write(`${JSON.stringify(value, undefined, indent)}\n`)
 }
 
-/** Shows an error in the way of all commands and returns the exit code that belongs to it. */
-export function showError(error: unknown, { json, verbose }: { json: boolean; verbose: boolean }): number {
-  const { code, message } = describe(error)
+/** Shows an error in the way of all commands and returns the exit code that belongs to it. `help` is the command that tells the right usage. */
+export function showError(error: unknown, { json, verbose, help }: { json: boolean; verbose: boolean; help: string }): number {
+  const { code, message } = describe(error, help)
   const [first = '', ...rest] = message.split('\n')
   process.stderr.write(`${[`${paint('red', 'ewe:')} ${first} [${code}]`, ...rest].join('\n')}\n`)
   if (verbose && error instanceof Error) process.stderr.write(`${error.stack}\n`)
@@ -32,10 +37,13 @@ export function showError(error: unknown, { json, verbose }: { json: boolean; ve
   return error instanceof OutOfMemoryError ? exitCodes.doesNotFit : exitCodes.failed
 }
 
-function describe(error: unknown): { code: string; message: string } {
+function describe(error: unknown, help: string): { code: string; message: string } {
   if (error instanceof EweError) return error
-  // Commander's own words, with its proposal of a similar name on the same line.
-  if (error instanceof CommanderError) return { code: 'EWE_OPTION', message: error.message.replace(/^error: /, '').replaceAll('\n', ' ') }
+  if (error instanceof CommanderError) {
+    // Commander's own words, with its proposal of a similar name on the same line.
+    const message = error.message.replace(/^error: /, '').replaceAll('\n', ' ')
+    return { code: 'EWE_OPTION', message: `${message.replace(/[^.?)]$/, '$&.')} See ${help}.` }
+  }
   if (error instanceof Error) return { code: (error as NodeJS.ErrnoException).code ?? 'EWE_INTERNAL', message: error.message }
   return { code: 'EWE_INTERNAL', message: String(error) }
 }

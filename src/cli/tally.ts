@@ -1,28 +1,35 @@
-import type { Asked, Sample, StreamPiece } from '../model.js'
+import type { Asked, Plan, Sample, StreamPiece } from '../model.js'
 
 /** Milliseconds, and tokens a second; null where there was nothing to measure. */
 export interface Timings {
-  /** Until the first token. */
+  /** Until the first token came. */
   promptMs: number
   promptTokensPerSecond: number | null
-  /** From the first token of the answer to its last. */
+  /** From then until the last token came. */
   decodeMs: number
   decodeTokensPerSecond: number | null
 }
 
+/** A sample that may be unfinished. */
+interface Tallied extends Omit<Sample, 'finishReason'> {
+  finishReason: Sample['finishReason'] | 'cancelled'
+}
+
 /** What has come of a request so far, and how fast. */
 export class Tally {
-  readonly samples: Sample[]
+  readonly samples: Tallied[]
   asked: Asked | undefined
   readonly #started = performance.now()
   #first: number | undefined
   #last: number | undefined
-  /** Tokens that came with the first one: one of each sample. */
+  /** Tokens that came in the same turn of the event loop as the first one: nothing is known of their times. */
   #withFirst = 0
-  #tokens = 0
+  #firstTurn = true
+  /** Of all samples. */
+  tokens = 0
 
   constructor(samples: number) {
-    this.samples = Array.from({ length: samples }, (_, index) => ({ index, text: '', tokens: [], finishReason: 'length' }))
+    this.samples = Array.from({ length: samples }, (_, index) => ({ index, text: '', tokens: [], finishReason: 'cancelled' }))
   }
 
   add(piece: StreamPiece): void {
@@ -32,10 +39,11 @@ export class Tally {
     sample.text += piece.text
     if (piece.token !== undefined) {
       sample.tokens.push(piece.token)
-      this.#tokens++
+      this.tokens++
       this.#last = performance.now()
+      if (this.#first === undefined) setImmediate(() => (this.#firstTurn = false))
       this.#first ??= this.#last
-      if (sample.tokens.length === 1) this.#withFirst++
+      if (this.#firstTurn) this.#withFirst++
     }
     if (piece.logprob !== undefined) (sample.logprobs ??= []).push(piece.logprob)
     if (piece.finishReason !== undefined) sample.finishReason = piece.finishReason
@@ -45,12 +53,31 @@ export class Tally {
   timings(): Timings {
     const promptMs = (this.#first ?? performance.now()) - this.#started
     const decodeMs = (this.#last ?? 0) - (this.#first ?? 0)
-    const decoded = this.#tokens - this.#withFirst
+    const decoded = this.tokens - this.#withFirst
     return {
       promptMs: rounded(promptMs),
       promptTokensPerSecond: this.asked === undefined ? null : rounded((this.asked.promptTokens / promptMs) * 1000),
       decodeMs: rounded(decodeMs),
-      decodeTokensPerSecond: decoded === 0 || decodeMs === 0 ? null : rounded((decoded / decodeMs) * 1000),
+      decodeTokensPerSecond: decoded === 0 ? null : rounded((decoded / decodeMs) * 1000),
+    }
+  }
+
+  /** Of the first sample. */
+  get text(): string {
+    return this.samples[0]?.text ?? ''
+  }
+
+  /** What --json prints. The seed is text because a number in JSON does not hold 64 bits. */
+  json(plan: Plan): Record<string, unknown> & { timings: Timings } {
+    const all = this.samples.map(({ text, finishReason, stopped, tokens, logprobs }) => ({ text, finishReason, stopped, tokens, logprobs }))
+    return {
+      ...all[0],
+      ...(all.length === 1 ? {} : { samples: all }),
+      ...this.asked,
+      ...(this.asked === undefined ? {} : { seed: String(this.asked.seed) }),
+      device: plan.device,
+      weights: plan.weights,
+      timings: this.timings(),
     }
   }
 
@@ -60,7 +87,7 @@ export class Tally {
     const speed = (rate: number | null): string => (rate === null ? '' : ` at ${rate.toFixed(0)} tokens/s`)
     const { promptTokens = 0, seed = '' } = this.asked ?? {}
     const ends = new Set(this.samples.map(({ finishReason }) => finishReason))
-    const answer = `answer ${this.#tokens} tokens${speed(decodeTokensPerSecond)}`
+    const answer = `answer ${this.tokens} tokens${speed(decodeTokensPerSecond)}`
     return `prompt ${promptTokens} tokens${speed(promptTokensPerSecond)}, ${answer}, seed ${seed}, ended by ${[...ends].join(' and ')}`
   }
 }

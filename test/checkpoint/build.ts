@@ -16,7 +16,8 @@ export function memorySource(path: string, content: Uint8Array | string): Source
     size: bytes.length,
     read: (offset, length) => {
       // A reader that asks for bytes outside the file has not checked what it read.
-      if (!(offset >= 0 && length >= 0 && offset + length <= bytes.length)) throw new RangeError(`read of ${length} bytes at ${offset} of ${bytes.length}`)
+      if (!(offset >= 0 && length >= 0 && offset + length <= bytes.length))
+        throw new RangeError(`read of ${length} bytes at ${offset} of ${bytes.length}`)
       return Promise.resolve(bytes.subarray(offset, offset + length))
     },
     close: () => Promise.resolve(),
@@ -163,7 +164,10 @@ export function fill(checkpoint: Checkpoint, slot: Slot, layer = 0): Float32Arra
       named[row] = (named[row] ?? 0) + 1
     }
   }
-  assert.ok(named.every((times) => times === 1), `${slot} ${layer}: not every row is named exactly once`)
+  assert.ok(
+    named.every((times) => times === 1),
+    `${slot} ${layer}: not every row is named exactly once`,
+  )
   return values
 }
 

@@ -3,13 +3,14 @@ import * as assert from 'uvu/assert'
 import { readFolder } from '../../src/checkpoint/checkpoint.js'
 import { readConfig } from '../../src/checkpoint/config.js'
 import { readGeneration } from '../../src/checkpoint/generation.js'
-import { Values } from '../../src/checkpoint/values.js'
-import { assertRefused, gptjConfig, gptjShapes, memoryFolder, model, neoxConfig, neoxShapes } from './build.js'
+import { readValues, Values } from '../../src/checkpoint/values.js'
+import { assertRefused, gptjConfig, gptjShapes, memoryFolder, memorySource, model, neoxConfig, neoxShapes } from './build.js'
 
 const read = (config: object) => readConfig(Values.parse(Buffer.from(JSON.stringify(config)), '/model/config.json'))
-/** Synchronous throws become rejections. */
-const reading = async (config: object | string) =>
-  readConfig(Values.parse(Buffer.from(typeof config === 'string' ? config : JSON.stringify(config)), '/model/config.json'))
+const reading = async (config: object | string | Buffer) => {
+  const bytes = Buffer.isBuffer(config) ? config : Buffer.from(typeof config === 'string' ? config : JSON.stringify(config))
+  return readConfig(await readValues(memorySource('/model/config.json', bytes)))
+}
 
 test('defaults of GPT-NeoX where config.json says nothing', () => {
   const spec = read({ model_type: 'gpt_neox' })
@@ -51,7 +52,22 @@ test('defaults of GPT-NeoX where config.json says nothing', () => {
 
 test('defaults of GPT-J where config.json says nothing', () => {
   const spec = read({ model_type: 'gptj' })
-  const { family, vocab, hidden, layers, heads, headSize, inner, rotarySize, rotaryBase, parallel, sharedNorm, activation, hasHeadBias, eosTokenIds } = spec
+  const {
+    family,
+    vocab,
+    hidden,
+    layers,
+    heads,
+    headSize,
+    inner,
+    rotarySize,
+    rotaryBase,
+    parallel,
+    sharedNorm,
+    activation,
+    hasHeadBias,
+    eosTokenIds,
+  } = spec
   assert.equal(
     { family, vocab, hidden, layers, heads, headSize, inner, rotarySize, rotaryBase, parallel, sharedNorm, activation, hasHeadBias, eosTokenIds },
     {
@@ -93,14 +109,28 @@ test('the rotated size is cut toward zero: 25 % of 80 and of 96', () => {
 })
 
 test('numbers may be floats, null counts as absent, and unknown keys are passed over', () => {
-  const spec = read({ ...neoxConfig, hidden_size: 8.0, tie_word_embeddings: null, rope_scaling: null, custom_pipelines: { a: [1] }, is_decoder: false })
+  const spec = read({
+    ...neoxConfig,
+    hidden_size: 8.0,
+    tie_word_embeddings: null,
+    rope_scaling: null,
+    custom_pipelines: { a: [1] },
+    is_decoder: false,
+  })
   assert.equal([spec.hidden, spec.tied], [8, false])
   assert.is(read({ ...gptjConfig, n_inner: null }).inner, 32)
   assert.is(read({ ...gptjConfig, n_inner: 20 }).inner, 20)
 })
 
 test('GPT-J keys are read under their general names too', () => {
-  const spec = read({ model_type: 'gptj', hidden_size: 512, num_hidden_layers: 2, num_attention_heads: 8, max_position_embeddings: 99, rotary_dim: 64 })
+  const spec = read({
+    model_type: 'gptj',
+    hidden_size: 512,
+    num_hidden_layers: 2,
+    num_attention_heads: 8,
+    max_position_embeddings: 99,
+    rotary_dim: 64,
+  })
   assert.equal([spec.hidden, spec.layers, spec.heads, spec.maxPositions], [512, 2, 8, 99])
 })
 
@@ -157,6 +187,8 @@ const refused: [name: string, changes: object, key: string, says: RegExp][] = [
   ['a negative width', { hidden_size: -8 }, 'hidden_size', /it is -8/],
   ['half a width', { hidden_size: 8.5 }, 'hidden_size', /it is 8.5/],
   ['a width as text', { hidden_size: '8' }, 'hidden_size', /it is "8"/],
+  ['a width as object', { hidden_size: {} }, 'hidden_size', /it is an object/],
+  ['an activation as number', { hidden_act: 3 }, 'hidden_act', /a text but it is 3/],
   ['a width as flag', { hidden_size: true }, 'hidden_size', /it is true/],
   ['a width as list', { hidden_size: [8] }, 'hidden_size', /it is \[8\]/],
   ['a width beyond all models', { hidden_size: 2 ** 40, num_attention_heads: 2 }, 'hidden_size', /to 1048576/],
@@ -171,7 +203,8 @@ const refused: [name: string, changes: object, key: string, says: RegExp][] = [
   ['too many end ids', { eos_token_id: new Array(2000).fill(1) }, 'eos_token_id', /list of 2000/],
 ]
 for (const [name, changes, key, says] of refused) {
-  test(`config.json is refused with its key and number: ${name}`, () => assertRefused(reading({ ...neoxConfig, ...changes }), 'config.json', says, key))
+  test(`config.json is refused with its key and number: ${name}`, () =>
+    assertRefused(reading({ ...neoxConfig, ...changes }), 'config.json', says, key))
 }
 
 test('config.json is refused with its key and number: a rotary_dim of GPT-J that is null, odd or beyond the head', async () => {
@@ -190,6 +223,8 @@ const broken: [name: string, text: string, says: RegExp][] = [
   ['a duplicate key by escape', '{"hidden_size": 8, "hidden\\u005fsize": 16}', /duplicate key "hidden_size"/],
   ['a number of a thousand digits', `{"hidden_size": 1${'0'.repeat(1000)}}`, /a number of 1001 digits/],
   ['nesting of 100,000', `{"a": ${'['.repeat(100_000)}`, /nested deeper than 64/],
+  ['a text of two megabytes', `{"a": "${'a'.repeat(2 ** 21)}"}`, /a string of 2097152 bytes, at most 1048576/],
+  ['200,000 values', `{"a": [${'1,'.repeat(200_000)}1]}`, /more than 100000 values/],
   ['a comment', '{/* */}', /expected a key/],
   ['a comma too many', '{"a": 1,}', /expected a key/],
   ['no comma', '{"a": 1 "b": 2}', /expected ","/],
@@ -210,11 +245,7 @@ for (const [name, text, says] of broken) {
 }
 
 test('config.json is refused: bytes that are no UTF-8', () =>
-  assertRefused(
-    (async () => Values.parse(Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d]), '/model/config.json'))(),
-    'config.json',
-    /not UTF-8/,
-  ))
+  assertRefused(reading(Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d])), 'config.json', /not UTF-8/))
 
 test('config.json may hold any JSON that is not wanted', () => {
   const text = '{"model_type":"gpt_neox","a":[1e999,-0.5e-3,"\\ud83d\\ude00\\n\\"",{"__proto__":{"x":[]},"":null}],"constructor":1,"é":"é"}'
@@ -224,11 +255,20 @@ test('config.json may hold any JSON that is not wanted', () => {
 test('sizes that the files cannot hold are refused before the tensors are looked at', async () => {
   const grown = { vocab_size: 2 ** 26, hidden_size: 2 ** 20, num_attention_heads: 2 ** 16, num_hidden_layers: 2 ** 14, rotary_pct: 1 }
   const files = memoryFolder(model(neoxConfig, neoxShapes(), grown))
-  await assertRefused(readFolder(files), 'model.safetensors', /16384 layers of width 1048576 and 12, 67108864 tokens\) need at least \d+ bytes, but the files have \d+/)
+  await assertRefused(
+    readFolder(files),
+    'model.safetensors',
+    /16384 layers of width 1048576 and 12, 67108864 tokens\) need at least \d+ bytes, but the files have \d+/,
+  )
 })
 
 test('a table that does not have the rows of vocab_size is refused', () =>
-  assertRefused(readFolder(memoryFolder(model(neoxConfig, neoxShapes(), { vocab_size: 5 }))), 'model.safetensors', /shape \[6, 8\], expected \[5, 8\]/, 'gpt_neox.embed_in.weight'))
+  assertRefused(
+    readFolder(memoryFolder(model(neoxConfig, neoxShapes(), { vocab_size: 5 }))),
+    'model.safetensors',
+    /shape \[6, 8\], expected \[5, 8\]/,
+    'gpt_neox.embed_in.weight',
+  ))
 
 test('generation_config.json: what it says, typed, and nothing more', () => {
   const parse = (value: object) => readGeneration(Values.parse(Buffer.from(JSON.stringify(value)), '/model/generation_config.json'))
@@ -248,7 +288,15 @@ test('generation_config.json: what it says, typed, and nothing more', () => {
   })
 })
 
-for (const [key, value] of Object.entries({ top_p: 1.5, top_k: -1, temperature: -1, repetition_penalty: 0, max_new_tokens: 1.5, do_sample: 'yes', eos_token_id: 'x' })) {
+for (const [key, value] of Object.entries({
+  top_p: 1.5,
+  top_k: -1,
+  temperature: -1,
+  repetition_penalty: 0,
+  max_new_tokens: 1.5,
+  do_sample: 'yes',
+  eos_token_id: 'x',
+})) {
   test(`generation_config.json is refused with its key: ${key} ${value}`, () => {
     const files = { ...model(gptjConfig, gptjShapes()), 'generation_config.json': JSON.stringify({ [key]: value }) }
     return assertRefused(readFolder(memoryFolder(files)), 'generation_config.json', new RegExp(`it is "?${value}`), key)

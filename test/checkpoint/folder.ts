@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { readCheckpoint, readFolder } from '../../src/checkpoint/checkpoint.js'
+import { openRegular } from '../../src/checkpoint/files.js'
 import { CheckpointError } from '../../src/errors.js'
 import { assertRefused, fill, layout, memoryFolder, neoxConfig, neoxShapes, safetensors } from './build.js'
 import type { Files } from './build.js'
@@ -28,20 +29,29 @@ test('a folder of links, as the Hub cache is one, is read through them', async (
   assert.equal(fill(linked, 'qkv', 2), fill(await readCheckpoint(fixture), 'qkv', 2))
 })
 
-for (const [name, target] of [
-  ['a device that never ends', '/dev/zero'],
-  ['a device that is empty', '/dev/null'],
-  ['a folder', '.'],
-  ['itself', 'model.safetensors'],
-  ['nothing', 'no-such-file'],
-  ['the memory of the process', '/proc/self/mem'],
-] as const) {
+const links: [name: string, target: string, says: RegExp][] = [
+  ['a device that never ends', '/dev/zero', /safetensors: is not a regular file/],
+  ['a device that is empty', '/dev/null', /safetensors: is not a regular file/],
+  ['a folder', '.', /safetensors: is not a regular file/],
+  ['itself', 'model.safetensors', /safetensors: cannot be opened: ELOOP/],
+  ['nothing', 'no-such-file', /safetensors: cannot be opened: ENOENT/],
+  ['the memory of the process', '/proc/self/mem', /safetensors: has 0 bytes/],
+]
+for (const [name, target, says] of links) {
   test(`a link to ${name} is refused without being read`, async ({ dir }) => {
     unlinkSync(join(dir, 'model.safetensors'))
     symlinkSync(target, join(dir, 'model.safetensors'))
-    await assertRefused(readCheckpoint(dir), 'model.safetensors', /is not a regular file|cannot be opened|too few/)
+    await assertRefused(readCheckpoint(dir), 'model.safetensors', says)
   })
 }
+
+test('a file that shrinks while it is read is refused', async ({ dir }) => {
+  const source = await openRegular(join(dir, 'model.safetensors'))
+  assert.ok(source)
+  truncateSync(join(dir, 'model.safetensors'), 100)
+  await assertRefused(source?.read(0, 101) ?? Promise.resolve(), 'model.safetensors', /ended at byte 100 while it was read, 181488 were there before/)
+  await source?.close()
+})
 
 test('a pipe that nobody writes to, and a link to it, are refused without waiting', async ({ dir }) => {
   for (const name of ['config.json', 'model.safetensors', 'generation_config.json']) {
@@ -104,7 +114,13 @@ const head = 'embed_out.weight'
 const mapHead = (to: unknown) => sharded((index) => void (index.weight_map[head] = to))
 
 const indexes: [name: string, files: Files, file: string, says: RegExp, tensor?: string][] = [
-  ['a path to the folder above', mapHead('../two.safetensors'), 'model.safetensors.index.json', /"..\/two.safetensors", which is not the plain name/, head],
+  [
+    'a path to the folder above',
+    mapHead('../two.safetensors'),
+    'model.safetensors.index.json',
+    /"..\/two.safetensors", which is not the plain name/,
+    head,
+  ],
   ['an absolute path', mapHead('/etc/passwd'), 'model.safetensors.index.json', /not the plain name/, head],
   ['a path below', mapHead('sub/two.safetensors'), 'model.safetensors.index.json', /not the plain name/, head],
   ['a path with backslashes', mapHead('..\\two.safetensors'), 'model.safetensors.index.json', /not the plain name/, head],
@@ -112,20 +128,48 @@ const indexes: [name: string, files: Files, file: string, says: RegExp, tensor?:
   ['an empty name', mapHead(''), 'model.safetensors.index.json', /not the plain name/, head],
   ['a name with a zero', mapHead('two\0.safetensors'), 'model.safetensors.index.json', /not the plain name/, head],
   ['a name of 300 characters', mapHead('n'.repeat(300)), 'model.safetensors.index.json', /not the plain name/, head],
-  ['a file that is not there', mapHead('three.safetensors'), 'model.safetensors.index.json', /names the file "three.safetensors", which does not exist/, head],
+  [
+    'a file that is not there',
+    mapHead('three.safetensors'),
+    'model.safetensors.index.json',
+    /names the file "three.safetensors", which does not exist/,
+    head,
+  ],
   ['another file as shard', mapHead('config.json'), 'config.json', /states a header of/],
   ['a number as file', mapHead(3), 'model.safetensors.index.json', /expected a string/],
   ['a tensor in the wrong file', mapHead('one.safetensors'), 'one.safetensors', /is missing, though .*index.json places it in this file/, head],
-  ['a tensor that is nowhere', sharded((index) => void (index.weight_map['ghost'] = 'two.safetensors')), 'two.safetensors', /is missing, though/, 'ghost'],
-  ['a tensor that it leaves out', sharded((index) => void delete index.weight_map[head]), 'model.safetensors.index.json', /without its head/, `${head} or lm_head.weight`],
+  [
+    'a tensor that is nowhere',
+    sharded((index) => void (index.weight_map['ghost'] = 'two.safetensors')),
+    'two.safetensors',
+    /is missing, though/,
+    'ghost',
+  ],
+  [
+    'a tensor that it leaves out',
+    sharded((index) => void delete index.weight_map[head]),
+    'model.safetensors.index.json',
+    /without its head/,
+    `${head} or lm_head.weight`,
+  ],
   ['an empty map', sharded(() => ({ weight_map: {} })), 'model.safetensors.index.json', /names 0 files/],
   ['no map', sharded(() => ({ metadata: {} })), 'model.safetensors.index.json', /names 0 files/],
   ['a list as map', sharded(() => ({ weight_map: [] })), 'model.safetensors.index.json', /expected an object/],
-  ['a tensor twice', sharded(() => '{"weight_map":{"a":"one.safetensors","a":"two.safetensors"}}'), 'model.safetensors.index.json', /duplicate key "a"/],
+  [
+    'a tensor twice',
+    sharded(() => '{"weight_map":{"a":"one.safetensors","a":"two.safetensors"}}'),
+    'model.safetensors.index.json',
+    /duplicate key "a"/,
+  ],
   ['two maps', sharded(() => '{"weight_map":{},"weight_map":{}}'), 'model.safetensors.index.json', /duplicate key/],
   ['itself', sharded(() => '{"weight_map":{"a":"model.safetensors.index.json"}}'), 'model.safetensors.index.json', /states a header of/],
   ['text that is no JSON', sharded(() => 'weights'), 'model.safetensors.index.json', /expected an object/],
-  ['five thousand files', sharded(() => ({ weight_map: Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [i, `${i}`])) })), 'model.safetensors.index.json', /names 5000 files/],
+  [
+    'five thousand files',
+    sharded(() => ({ weight_map: Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [i, `${i}`])) })),
+    'model.safetensors.index.json',
+    /names 5000 files/,
+  ],
 ]
 for (const [name, files, file, says, tensor] of indexes) {
   test(`an index is refused: ${name}`, () => assertRefused(readFolder(memoryFolder(files)), file, says, tensor))

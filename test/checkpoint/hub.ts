@@ -55,7 +55,8 @@ test('the cache lies where the variables of the Hugging Face libraries say, in t
 test('what is not in the cache gives an error with the places looked at and the commands that download it', async ({ cache }) => {
   const environment = { HF_HUB_CACHE: cache }
   const message = await notFound('databricks/dolly-v2-7b', environment)
-  for (const part of [join(process.cwd(), 'databricks/dolly-v2-7b'), join(cache, 'models--databricks--dolly-v2-7b/refs/main')]) assert.ok(message.includes(part), message)
+  for (const part of [join(process.cwd(), 'databricks/dolly-v2-7b'), join(cache, 'models--databricks--dolly-v2-7b/refs/main')])
+    assert.ok(message.includes(part), message)
   assert.match(message, /hf download databricks\/dolly-v2-7b\n/)
   assert.match(message, /huggingface-cli download databricks\/dolly-v2-7b$/)
   assert.match(await notFound('databricks/dolly-v2-3b@v9', environment), /hf download databricks\/dolly-v2-3b --revision v9/)
@@ -68,7 +69,25 @@ test('a reference without its snapshot counts as not downloaded', async ({ cache
 })
 
 test('names that lead out of the cache are no Hub ids', async ({ cache }) => {
-  const hostile = ['../x', 'a/..', '../../etc/passwd', 'a/b/c', '/no/such/folder', './b', 'a/.b', 'a--b/c', 'a/b@../../../x', 'a/b@', 'a/b@/etc', 'a/b@x/../y', 'a\\b', 'a/b\0', '', ' ', 'x'.repeat(5000)]
+  const hostile = [
+    '../x',
+    'a/..b',
+    '../../etc/passwd',
+    'a/b/c',
+    '/no/such/folder',
+    './b',
+    'a/.b',
+    'a--b/c',
+    'a/b@../../../x',
+    'a/b@',
+    'a/b@/etc',
+    'a/b@x/../y',
+    'a\\b',
+    'a/b\0',
+    '',
+    ' ',
+    'x'.repeat(5000),
+  ]
   for (const given of hostile) assert.match(await notFound(given, { HF_HUB_CACHE: cache }), /There is no model folder/, given)
 })
 

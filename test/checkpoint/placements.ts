@@ -2,7 +2,24 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { readCheckpoint, readFolder } from '../../src/checkpoint/checkpoint.js'
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js'
-import { assertRefused, elements, fill, gptjConfig, gptjShapes, layout, memoryFolder, model, neoxConfig, neoxShapes, placementOf, safetensors } from './build.js'
+import { readConfig } from '../../src/checkpoint/config.js'
+import { neox } from '../../src/checkpoint/neox.js'
+import { qkvBlocks } from '../../src/checkpoint/placements.js'
+import { Values } from '../../src/checkpoint/values.js'
+import {
+  assertRefused,
+  elements,
+  fill,
+  gptjConfig,
+  gptjShapes,
+  layout,
+  memoryFolder,
+  model,
+  neoxConfig,
+  neoxShapes,
+  placementOf,
+  safetensors,
+} from './build.js'
 
 const fixtures: Record<string, { parameters: number; dtype: string; rotary: number; head: number; layers: number }> = {
   'neox-parallel': { parameters: 44320, dtype: 'float32', rotary: 4, head: 16, layers: 3 },
@@ -31,7 +48,11 @@ function checkNeoxProjection(checkpoint: Checkpoint, slot: 'qkv' | 'qkvBias', la
         if (part < 2 && component < rotarySize) target = component < rotarySize / 2 ? 2 * component : 2 * (component - rotarySize / 2) + 1
         const row = (part * heads + head) * headSize + target
         const is = placed.subarray(row * columns, (row + 1) * columns)
-        assert.equal(is, stored.subarray(source * columns, (source + 1) * columns), `${slot} ${layer}: part ${part}, head ${head}, component ${component}`)
+        assert.equal(
+          is,
+          stored.subarray(source * columns, (source + 1) * columns),
+          `${slot} ${layer}: part ${part}, head ${head}, component ${component}`,
+        )
       }
     }
   }
@@ -69,13 +90,34 @@ for (const name of ['gptj', 'gptj-head256']) {
     const checkpoint = await readCheckpoint(`test/fixtures/${name}`)
     for (let layer = 0; layer < checkpoint.spec.layers; layer++) {
       const { tensors } = placementOf(checkpoint, 'qkv', layer)
-      assert.equal(tensors.map((tensor) => tensor.name), ['q', 'k', 'v'].map((one) => `transformer.h.${layer}.attn.${one}_proj.weight`))
+      assert.equal(
+        tensors.map((tensor) => tensor.name),
+        ['q', 'k', 'v'].map((one) => `transformer.h.${layer}.attn.${one}_proj.weight`),
+      )
       const stacked = tensors.flatMap((tensor) => [...elements(checkpoint, tensor)])
       assert.equal([...fill(checkpoint, 'qkv', layer)], stacked)
+      // Heads that stay together are one block.
+      assert.is(placementOf(checkpoint, 'qkv', layer).blocks.length, 3 * 6)
     }
     assert.is(placementOf(checkpoint, 'headBias').tensors[0]?.name, 'lm_head.bias')
   })
 }
+
+test('a stacked projection with fewer key-value heads keeps its rows, with rotary pairs adjacent in queries and keys', () => {
+  const spec = readConfig(
+    Values.parse(Buffer.from('{"model_type":"gpt_neox","hidden_size":16,"num_attention_heads":4,"rotary_pct":1}'), 'config.json'),
+  )
+  const blocks = qkvBlocks({ ...spec, kvHeads: 2 }, { ...neox, qkvLayout: 'stacked' })
+  const sources = new Array<number>(32).fill(-1)
+  for (let i = 0; i < blocks.length; i += 6) {
+    const [tensor = 0, source = 0, sourceStep = 0, target = 0, targetStep = 0, count = 0] = blocks.subarray(i, i + 6)
+    assert.is(tensor, 0)
+    for (let j = 0; j < count; j++) sources[target + j * targetStep] = source + j * sourceStep
+  }
+  // Six heads of queries and keys with components 0 2 1 3, then two heads of values as they are.
+  const rotated = Array.from({ length: 6 }, (_, head) => [0, 2, 1, 3].map((component) => 4 * head + component)).flat()
+  assert.equal(sources, [...rotated, 24, 25, 26, 27, 28, 29, 30, 31])
+})
 
 test('a tied head is placed from the input table, and its weights are counted once', async () => {
   const checkpoint = await readCheckpoint('test/fixtures/neox-no-bias-tied')
@@ -89,7 +131,12 @@ test('files saved from the bare model, without the prefix, are read when the hea
   const { 'embed_out.weight': _, ...headless } = neoxShapes('')
   const tied = await readFolder(memoryFolder(model(neoxConfig, headless, { tie_word_embeddings: true })))
   assert.is(placementOf(tied, 'head').tensors[0]?.name, 'embed_in.weight')
-  await assertRefused(readFolder(memoryFolder(model(neoxConfig, headless))), 'model.safetensors', /without its head give no text/, 'embed_out.weight or lm_head.weight')
+  await assertRefused(
+    readFolder(memoryFolder(model(neoxConfig, headless))),
+    'model.safetensors',
+    /without its head give no text/,
+    'embed_out.weight or lm_head.weight',
+  )
 })
 
 test('the head of GPT-NeoX is read under both of its names', async () => {

@@ -3,7 +3,19 @@ import * as assert from 'uvu/assert'
 import { readFolder } from '../../src/checkpoint/checkpoint.js'
 import { readSafetensors } from '../../src/checkpoint/safetensors.js'
 import { CheckpointError } from '../../src/errors.js'
-import { assertRefused, gptjConfig, gptjShapes, layout, memoryFolder, memorySource, model, neoxConfig, neoxShapes, rawSafetensors, safetensors } from './build.js'
+import {
+  assertRefused,
+  gptjConfig,
+  gptjShapes,
+  layout,
+  memoryFolder,
+  memorySource,
+  model,
+  neoxConfig,
+  neoxShapes,
+  rawSafetensors,
+  safetensors,
+} from './build.js'
 import type { Entry, Files } from './build.js'
 
 const read = async (bytes: Uint8Array) => readSafetensors(memorySource('/model/model.safetensors', bytes))
@@ -98,7 +110,11 @@ for (const [name, bytes, says, tensor] of damaged) {
 
 test('a safetensors file is refused: two tensors that overlap, by one byte or wholly', async () => {
   const entries = layout({ a: [2], b: [2] })
-  for (const [begin, end] of [[7, 15], [0, 8], [4, 12]] as const) {
+  for (const [begin, end] of [
+    [7, 15],
+    [0, 8],
+    [4, 12],
+  ] as const) {
     const header = JSON.stringify({ ...entries, b: { dtype: 'F32', shape: [2], data_offsets: [begin, end] } })
     await assertRefused(read(rawSafetensors(header, end)), 'model.safetensors', /it overlaps the tensor before it/, 'b')
   }
@@ -132,24 +148,55 @@ const withDtype = (name: string, dtype: string): Files => {
 const unfit: [name: string, files: Files, says: RegExp, tensor?: string][] = [
   ['a missing tensor', model(neoxConfig, without(qkv)), /is missing/, qkv],
   ['a missing bias', model(neoxConfig, without('gpt_neox.final_layer_norm.bias')), /is missing/, 'gpt_neox.final_layer_norm.bias'],
-  ['a missing input table', model(neoxConfig, without('gpt_neox.embed_in.weight')), /holds? \d+ tensors, but not the input table of GPT-NeoX/, 'gpt_neox.embed_in.weight'],
+  [
+    'a missing input table',
+    model(neoxConfig, without('gpt_neox.embed_in.weight')),
+    /holds? \d+ tensors, but not the input table of GPT-NeoX/,
+    'gpt_neox.embed_in.weight',
+  ],
   ['a missing head', model(neoxConfig, without('embed_out.weight')), /without its head/, 'embed_out.weight or lm_head.weight'],
   ['an extra tensor', model(neoxConfig, { ...shapes, extra: [3] }), /\[3\] belongs to nothing in a GPT-NeoX model of 2 layers/, 'extra'],
   ['two heads', model(neoxConfig, { ...shapes, 'lm_head.weight': [6, 8] }), /belongs to nothing/, 'lm_head.weight'],
-  ['a layer more than config.json says', model(neoxConfig, neoxShapes('gpt_neox.', 3)), /belongs to nothing/, 'gpt_neox.layers.2.input_layernorm.weight'],
+  [
+    'a layer more than config.json says',
+    model(neoxConfig, neoxShapes('gpt_neox.', 3)),
+    /belongs to nothing/,
+    'gpt_neox.layers.2.input_layernorm.weight',
+  ],
   ['a layer less than config.json says', model(neoxConfig, neoxShapes('gpt_neox.', 1)), /is missing/, 'gpt_neox.layers.1.input_layernorm.weight'],
-  ['biases where config.json says none', model(neoxConfig, shapes, { attention_bias: false }), /belongs to nothing/, 'gpt_neox.layers.0.attention.query_key_value.bias'],
+  [
+    'biases where config.json says none',
+    model(neoxConfig, shapes, { attention_bias: false }),
+    /belongs to nothing/,
+    'gpt_neox.layers.0.attention.query_key_value.bias',
+  ],
   ['a head beside a tied table', model(neoxConfig, shapes, { tie_word_embeddings: true }), /set that to false/, 'embed_out.weight'],
   ['a projection of another shape', model(neoxConfig, { ...shapes, [qkv]: [24, 9] }), /shape \[24, 9\], expected \[24, 8\] from config.json/, qkv],
   ['a projection transposed', model(neoxConfig, { ...shapes, [qkv]: [8, 24] }), /shape \[8, 24\], expected \[24, 8\]/, qkv],
-  ['a norm with two dimensions', model(neoxConfig, { ...shapes, 'gpt_neox.final_layer_norm.bias': [8, 1] }), /\[8, 1\], expected \[8\]/, 'gpt_neox.final_layer_norm.bias'],
+  [
+    'a norm with two dimensions',
+    model(neoxConfig, { ...shapes, 'gpt_neox.final_layer_norm.bias': [8, 1] }),
+    /\[8, 1\], expected \[8\]/,
+    'gpt_neox.final_layer_norm.bias',
+  ],
   ['an integer weight', withDtype(qkv, 'I32'), /has the dtype I32, expected F32, F16 or BF16/, qkv],
-  ['a GPT-J projection of another shape', model(gptjConfig, { ...gptjShapes(), 'transformer.h.0.attn.k_proj.weight': [4, 8] }), /\[4, 8\], expected \[8, 8\]/, 'transformer.h.0.attn.k_proj.weight'],
-  ['a GPT-J model without its head bias', model(gptjConfig, Object.fromEntries(Object.entries(gptjShapes()).slice(0, -1))), /is missing/, 'lm_head.bias'],
+  [
+    'a GPT-J projection of another shape',
+    model(gptjConfig, { ...gptjShapes(), 'transformer.h.0.attn.k_proj.weight': [4, 8] }),
+    /\[4, 8\], expected \[8, 8\]/,
+    'transformer.h.0.attn.k_proj.weight',
+  ],
+  [
+    'a GPT-J model without its head bias',
+    model(gptjConfig, Object.fromEntries(Object.entries(gptjShapes()).slice(0, -1))),
+    /is missing/,
+    'lm_head.bias',
+  ],
   ['a vector as head', model(neoxConfig, { ...shapes, 'embed_out.weight': [48] }), /\[48\], expected \[6, 8\]/, 'embed_out.weight'],
 ]
 for (const [name, files, says, tensor] of unfit) {
-  test(`tensors that do not fit the model are refused: ${name}`, () => assertRefused(readFolder(memoryFolder(files)), 'model.safetensors', says, tensor))
+  test(`tensors that do not fit the model are refused: ${name}`, () =>
+    assertRefused(readFolder(memoryFolder(files)), 'model.safetensors', says, tensor))
 }
 
 test('no hostile header makes the process grow by more than a few megabytes', async () => {

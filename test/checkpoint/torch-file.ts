@@ -10,6 +10,8 @@ export interface Item {
   size?: number
   headerOffset?: number
   localName?: string
+  /** Write the directory's sizes and offset with 64 bits, behind an extra field of another kind. */
+  wide?: boolean
 }
 
 export interface ZipChanges {
@@ -60,7 +62,18 @@ function centralEntry(item: Item, headerOffset: number): Buffer {
   entry.writeUInt32LE(item.size ?? item.data.length, 24)
   entry.writeUInt16LE(name.length, 28)
   entry.writeUInt32LE(item.headerOffset ?? headerOffset, 42)
-  return Buffer.concat([entry, name])
+  if (item.wide !== true) return Buffer.concat([entry, name])
+  const extra = Buffer.alloc(6 + 28)
+  extra.writeUInt16LE(0x9999, 0)
+  extra.writeUInt16LE(2, 2)
+  extra.writeUInt16LE(1, 6)
+  extra.writeUInt16LE(24, 8)
+  for (const [i, at] of [24, 20, 42].entries()) {
+    extra.writeBigUInt64LE(BigInt(entry.readUInt32LE(at)), 10 + 8 * i)
+    entry.writeUInt32LE(0xffffffff, at)
+  }
+  entry.writeUInt16LE(extra.length, 30)
+  return Buffer.concat([entry, name, extra])
 }
 
 function zipEnd(count: number, bytes: number, offset: number, changes: ZipChanges): Buffer {
@@ -85,8 +98,8 @@ function zipEnd(count: number, bytes: number, offset: number, changes: ZipChange
   const comment = Buffer.from(changes.comment ?? '')
   const end = Buffer.alloc(22)
   end.writeUInt32LE(0x06054b50, 0)
-  end.writeUInt16LE(records, 8)
-  end.writeUInt16LE(records, 10)
+  end.writeUInt16LE(Math.min(records, 0xffff), 8)
+  end.writeUInt16LE(Math.min(records, 0xffff), 10)
   end.writeUInt32LE(directoryBytes, 12)
   end.writeUInt32LE(directoryOffset, 16)
   end.writeUInt16LE(comment.length, 20)
@@ -134,7 +147,14 @@ export function tensorOps(tensor: Described, key: string): Buffer {
   )
   const sizes = (values: number[]) => op.tuple(...values.map((value) => op.integer(value)))
   const hooks = op.call(op.global('collections', 'OrderedDict'), Buffer.from(')'))
-  const args = op.tuple(Buffer.concat([storage, Buffer.from('Q')]), op.integer(tensor.first ?? 0), sizes(shape), sizes(strides), Buffer.from('\x89', 'latin1'), hooks)
+  const args = op.tuple(
+    Buffer.concat([storage, Buffer.from('Q')]),
+    op.integer(tensor.first ?? 0),
+    sizes(shape),
+    sizes(strides),
+    Buffer.from('\x89', 'latin1'),
+    hooks,
+  )
   return op.call(op.global('torch._utils', '_rebuild_tensor_v2'), args)
 }
 
@@ -157,5 +177,8 @@ export function torchFile(tensors: Record<string, Described>, items: readonly It
     const name = `archive/data/${tensor.key ?? i}`
     storages.set(name, { name, data: Buffer.alloc(elements * (SIZES[tensor.storage ?? 'FloatStorage'] ?? 4), 0x3c) })
   }
-  return zip([{ name: 'archive/data.pkl', data: pickle }, { name: 'archive/byteorder', data: Buffer.from('little') }, ...storages.values(), ...items], changes)
+  return zip(
+    [{ name: 'archive/data.pkl', data: pickle }, { name: 'archive/byteorder', data: Buffer.from('little') }, ...storages.values(), ...items],
+    changes,
+  )
 }

@@ -9,7 +9,8 @@ import { dictionary, op, tensorOps, torchFile, zip } from './torch-file.js'
 import type { Described } from './torch-file.js'
 
 const read = async (bytes: Uint8Array) => readTorch(memorySource('/model/pytorch_model.bin', bytes))
-const unpickle = async (bytes: Uint8Array) => readPickle(Buffer.from(bytes), '/model/pytorch_model.bin')
+// In a callback, so that what it throws becomes a rejection.
+const unpickle = (pickle: Buffer) => Promise.resolve(pickle).then((taken) => readPickle(taken, '/model/pytorch_model.bin'))
 const bytes = (text: string) => Buffer.from(text, 'latin1')
 const start = bytes('\x80\x02')
 
@@ -33,7 +34,10 @@ test('real shards: parameters, transposed and sliced tensors, several tensors in
     const [half, full] = [fill(torch, slot, layer), fill(safe, slot, layer)]
     // float16 rounds to 11 bits; below 2^-14 its numbers are 2^-24 apart.
     for (const [i, value] of full.entries()) {
-      assert.ok(Math.abs((half[i] ?? NaN) - value) <= Math.max(Math.abs(value) * 2 ** -11, 2 ** -25), `${slot} ${layer} ${i}: ${half[i]} for ${value}`)
+      assert.ok(
+        Math.abs((half[i] ?? NaN) - value) <= Math.max(Math.abs(value) * 2 ** -11, 2 ** -25),
+        `${slot} ${layer} ${i}: ${half[i]} for ${value}`,
+      )
     }
   }
 })
@@ -49,16 +53,39 @@ test('a file from before the zip format is refused with a hint', () =>
   assertRefused(readCheckpoint('test/fixtures/torch/legacy'), 'pytorch_model.bin', /torch before 1.6.*load it with torch and save it again/))
 
 test('a zip64 end, a comment, and tensors of every dtype are read', async () => {
-  const tensors = { a: { shape: [2, 3] }, b: { shape: [], storage: 'LongStorage' }, c: { shape: [4], storage: 'BFloat16Storage', elements: 9, first: 5 } }
+  const tensors = {
+    a: { shape: [2, 3] },
+    b: { shape: [], storage: 'LongStorage' },
+    c: { shape: [4], storage: 'BFloat16Storage', elements: 9, first: 5 },
+  }
   for (const changes of [{}, { zip64: true }, { comment: 'written by a test' }]) {
     const found = await read(torchFile(tensors, [], changes))
-    assert.equal(found.map(({ name, dtype, shape, strides, bytes: size }) => ({ name, dtype, shape, strides, size })), [
-      { name: 'a', dtype: 'F32', shape: [2, 3], strides: [3, 1], size: 24 },
-      { name: 'b', dtype: 'I64', shape: [], strides: [], size: 8 },
-      { name: 'c', dtype: 'BF16', shape: [4], strides: [1], size: 8 },
-    ])
+    assert.equal(
+      found.map(({ name, dtype, shape, strides, bytes: size }) => ({ name, dtype, shape, strides, size })),
+      [
+        { name: 'a', dtype: 'F32', shape: [2, 3], strides: [3, 1], size: 24 },
+        { name: 'b', dtype: 'I64', shape: [], strides: [], size: 8 },
+        { name: 'c', dtype: 'BF16', shape: [4], strides: [1], size: 8 },
+      ],
+    )
     for (const tensor of found) assert.is((tensor.offset - (tensor.name === 'c' ? 10 : 0)) % 64, 0)
   }
+})
+
+test('64-bit sizes and offsets of a zip directory are read, behind other extra fields', async () => {
+  const data = dictionary([['a', tensorOps({ shape: [2] }, '0')]])
+  const storage = { name: 'x/data/0', data: Buffer.alloc(8) }
+  const narrow = await read(zip([{ name: 'x/data.pkl', data }, storage]))
+  const wide = await read(
+    zip(
+      [
+        { name: 'x/data.pkl', data, wide: true },
+        { ...storage, wide: true },
+      ],
+      { zip64: true },
+    ),
+  )
+  assert.equal(wide, narrow)
 })
 
 test('a whole model in a pickle written here is resolved', async () => {
@@ -101,6 +128,22 @@ test('integer weights of a pickle are refused, integer buffers are not', async (
   await assertRefused(readFolder(folder()), 'pytorch_model.bin', /dtype I64, expected F32, F16 or BF16/, 'embed_out.weight')
 })
 
+const persistent = (...id: Buffer[]) => Buffer.concat([start, op.tuple(...id), bytes('Q.')])
+const storageOps = Buffer.concat([
+  op.tuple(op.text('storage'), op.global('torch', 'FloatStorage'), op.text('0'), op.text('cpu'), op.integer(1)),
+  bytes('Q'),
+])
+const rebuild = op.global('torch._utils', '_rebuild_tensor_v2')
+const rebuilt = (...args: Buffer[]) => Buffer.concat([start, op.call(rebuild, op.tuple(...args, bytes('\x89'), bytes('N'))), bytes('.')])
+
+/** One value kept under so many numbers. */
+function kept(count: number): Buffer {
+  const pickle = Buffer.alloc(3 + 5 * count, 'r')
+  pickle.write('\x80\x02N', 'latin1')
+  for (let i = 0; i < count; i++) pickle.writeUInt32LE(i, 4 + 5 * i)
+  return pickle
+}
+
 const pickleRefused: [name: string, pickle: Buffer, says: RegExp][] = [
   ['nothing', Buffer.alloc(0), /ends before its STOP/],
   ['no STOP', bytes('\x80\x02}'), /ends before its STOP/],
@@ -108,7 +151,11 @@ const pickleRefused: [name: string, pickle: Buffer, says: RegExp][] = [
   ['a STOP with nothing', bytes('\x80\x02.'), /stack is empty/],
   ['a mark as result', bytes('\x80\x02(.'), /stack is empty/],
   ['a number as result', bytes('\x80\x02K\x01.'), /no dictionary of tensors/],
-  ['a system call', Buffer.concat([start, op.call(op.global('os', 'system'), op.tuple(op.text('exit 1'))), bytes('.')]), /names "os.system".*nothing of it was run/],
+  [
+    'a system call',
+    Buffer.concat([start, op.call(op.global('os', 'system'), op.tuple(op.text('exit 1'))), bytes('.')]),
+    /names "os.system".*nothing of it was run/,
+  ],
   ['eval', Buffer.concat([start, op.global('builtins', 'eval'), bytes('.')]), /names "builtins.eval"/],
   ['a known name in another module', Buffer.concat([start, op.global('evil', 'OrderedDict'), bytes('.')]), /names "evil.OrderedDict"/],
   ['a storage class that torch has not', Buffer.concat([start, op.global('torch', 'EvilStorage'), bytes('.')]), /names "torch.EvilStorage"/],
@@ -118,11 +165,48 @@ const pickleRefused: [name: string, pickle: Buffer, says: RegExp][] = [
   ['OBJ', bytes('\x80\x02(o.'), /instruction 0x6f/],
   ['NEWOBJ', bytes('\x80\x02)\x81.'), /instruction 0x81/],
   ['EXT1', bytes('\x80\x02\x82\x01.'), /instruction 0x82/],
-  ['a storage class called', Buffer.concat([start, op.call(op.global('torch', 'FloatStorage'), op.tuple(op.integer(9))), bytes('.')]), /call of torch.FloatStorage/],
-  ['a dictionary called with values', Buffer.concat([start, op.call(op.global('collections', 'OrderedDict'), op.tuple(bytes(']'))), bytes('.')]), /OrderedDict with 1 arg/],
+  [
+    'a storage class called',
+    Buffer.concat([start, op.call(op.global('torch', 'FloatStorage'), op.tuple(op.integer(9))), bytes('.')]),
+    /call of torch.FloatStorage/,
+  ],
+  [
+    'a dictionary called with values',
+    Buffer.concat([start, op.call(op.global('collections', 'OrderedDict'), op.tuple(bytes(']'))), bytes('.')]),
+    /OrderedDict with 1 arg/,
+  ],
   ['a call of text', bytes('\x80\x02X\x01\0\0\0a)R.'), /cannot be called/],
   ['a text longer than the file', bytes('\x80\x02X\xff\xff\xff\xffabc'), /4294967295 bytes are wanted, 3 are left/],
   ['a text that is no UTF-8', bytes('\x80\x02X\x01\0\0\0\xff.'), /not UTF-8/],
+  ['nothing kept', bytes('\x80\x02q\x00.'), /stack is empty/],
+  [
+    'a storage of another kind',
+    persistent(op.text('module'), op.global('torch', 'FloatStorage'), op.text('0'), op.text('cpu'), op.integer(1)),
+    /no known class/,
+  ],
+  ['a storage of no class', persistent(op.text('storage'), op.text('torch'), op.text('0'), op.text('cpu'), op.integer(1)), /no known class/],
+  [
+    'a storage in no place',
+    persistent(op.text('storage'), op.global('torch', 'FloatStorage'), op.text('0'), bytes('N'), op.integer(1)),
+    /no known class/,
+  ],
+  [
+    'a storage of half an element',
+    persistent(op.text('storage'), op.global('torch', 'FloatStorage'), op.text('0'), op.text('cpu'), bytes('\x88')),
+    /another value where a size/,
+  ],
+  ['a tensor without a storage', rebuilt(bytes('N'), op.integer(0), bytes(')'), bytes(')')), /a tensor without a storage/],
+  ['a tensor with a number as shape', rebuilt(storageOps, op.integer(0), op.integer(1), bytes(')')), /sizes that are no tuple/],
+  [
+    'a tensor with four arguments',
+    Buffer.concat([start, op.call(rebuild, op.tuple(storageOps, op.integer(0), bytes(')'), bytes(')'))), bytes('.')]),
+    /with 4 arguments/,
+  ],
+  [
+    'a parameter of nothing',
+    Buffer.concat([start, op.call(op.global('torch._utils', '_rebuild_parameter'), bytes('N\x88N\x87')), bytes('.')]),
+    /_rebuild_parameter with 3 arguments/,
+  ],
   ['an integer of 255 bytes', Buffer.concat([start, bytes(`\x8a\xff${'\x7f'.repeat(255)}.`)]), /integer of 255 bytes/],
   ['an integer of 2^62', Buffer.concat([start, bytes('\x8a\x08\0\0\0\0\0\0\0\x40.')]), /beyond 2\^53/],
   ['a value that was not kept', bytes('\x80\x02h\x07.'), /nothing was kept under 7/],
@@ -131,7 +215,7 @@ const pickleRefused: [name: string, pickle: Buffer, says: RegExp][] = [
   ['a mark in a tuple', bytes('\x80\x02N(\x86.'), /mark where a value is wanted/],
   ['a key without a value', bytes('\x80\x02}(X\x01\0\0\0au.'), /key without a value/],
   ['a key that is no text', bytes('\x80\x02}K\x01K\x02s.'), /key that is no text/],
-  ['more values kept than torch keeps', Buffer.concat([start, bytes('N'), ...Array.from({ length: 2 ** 20 + 1 }, (_, i) => Buffer.from([0x72, i, i >> 8, i >> 16, 0]))]), /more than 1048576 values kept/],
+  ['more values kept than torch keeps', kept(2 ** 20 + 1), /more than 1048576 values kept/],
   ['an item of a number', bytes('\x80\x02K\x01X\x01\0\0\0aK\x02s.'), /no dictionary/],
   ['an item appended to a dictionary', bytes('\x80\x02}Na.'), /1 items for something that is no list/],
   ['attributes of a number', bytes('\x80\x02K\x01Nb.'), /attributes of something/],
@@ -142,7 +226,11 @@ const pickleRefused: [name: string, pickle: Buffer, says: RegExp][] = [
   ['strides for other dimensions', dictionary([['a', tensorOps({ shape: [1, 1], strides: [1] }, '0')]]), /2 dimensions with 1 strides/],
   ['a key that leads out of the file', dictionary([['a', tensorOps({ shape: [1] }, '../0')]]), /key is no plain name/],
   ['a million marks', Buffer.concat([start, Buffer.alloc(1 << 20, '('), bytes('.')]), /more than 65536 values at once/],
-  ['a million tuples in each other', Buffer.concat([start, bytes('N'), Buffer.alloc(1 << 20, '\x85', 'latin1'), bytes('.')]), /more than 524288 objects/],
+  [
+    'a million tuples in each other',
+    Buffer.concat([start, bytes('N'), Buffer.alloc(1 << 20, '\x85', 'latin1'), bytes('.')]),
+    /more than 786432 objects/,
+  ],
 ]
 for (const [name, pickle, says] of pickleRefused) {
   test(`a pickle is refused: ${name}`, () => assertRefused(unpickle(pickle), 'pytorch_model.bin', says))
@@ -150,7 +238,17 @@ for (const [name, pickle, says] of pickleRefused) {
 
 test('a pickle is refused: values that are no tensors, or two of one name', async () => {
   await assertRefused(unpickle(dictionary([['model', bytes('}')]])), 'pytorch_model.bin', /only a plain dictionary of tensors/, '"model"')
-  await assertRefused(unpickle(dictionary([['a', tensorOps({ shape: [1] }, '0')], ['a', tensorOps({ shape: [1] }, '0')]])), 'pytorch_model.bin', /twice/, '"a"')
+  await assertRefused(
+    unpickle(
+      dictionary([
+        ['a', tensorOps({ shape: [1] }, '0')],
+        ['a', tensorOps({ shape: [1] }, '0')],
+      ]),
+    ),
+    'pytorch_model.bin',
+    /twice/,
+    '"a"',
+  )
   await assertRefused(unpickle(dictionary([['epoch', op.integer(3)]])), 'pytorch_model.bin', /is no tensor/, '"epoch"')
 })
 
@@ -176,6 +274,7 @@ const zipRefused: [name: string, file: Buffer, says: RegExp][] = [
   ['another name before the data', torchFile(good, [{ ...item, name: 'archive/x', localName: 'archive/y' }]), /no zip record "archive\/x"/],
   ['more records than the directory has', torchFile(good, [], { records: 9 }), /states 9 zip records, but its directory has 3/],
   ['fewer records than the directory has', torchFile(good, [], { records: 1 }), /states 1 zip records/],
+  ['200,000 records', torchFile(good, [], { zip64: true, records: 200_000 }), /states 200000 zip records, at most 131072/],
   ['a directory beyond the file', torchFile(good, [], { directoryOffset: 0x7fffffff }), /must end before/],
   ['a directory in the data', torchFile(good, [], { directoryOffset: 1 }), /broken zip directory at its byte 0/],
   ['a directory too long', torchFile(good, [], { directoryBytes: 0x7fffffff }), /must end before/],
@@ -183,7 +282,14 @@ const zipRefused: [name: string, file: Buffer, says: RegExp][] = [
   ['a zip64 end beyond the file', torchFile(good, [], { zip64: 2n ** 40n }), /zip64 end record at byte 1099511627776/],
   ['a zip64 end near 2^63', torchFile(good, [], { zip64: 2n ** 63n - 1n }), /states 9223372036854775807/],
   ['a zip64 end in the data', torchFile(good, [], { zip64: 0n }), /no zip64 end record at byte 0/],
-  ['big-endian data', zip([{ name: 'a/data.pkl', data: dictionary([]) }, { name: 'a/byteorder', data: bytes('big') }]), /byte order "big"/],
+  [
+    'big-endian data',
+    zip([
+      { name: 'a/data.pkl', data: dictionary([]) },
+      { name: 'a/byteorder', data: bytes('big') },
+    ]),
+    /byte order "big"/,
+  ],
 ]
 for (const [name, file, says] of zipRefused) {
   test(`a torch file is refused: ${name}`, () => assertRefused(read(file), 'pytorch_model.bin', says))
@@ -199,9 +305,9 @@ test('a torch file is refused: every truncation', async () => {
 
 test('every instruction and kind of value that torch may write is understood', async () => {
   const list = bytes('](K\x01M\x00\x01J\xff\xff\xff\xff\x8a\x00\x8a\x01\xffN\x88\x89eNa')
-  const kept = bytes('q\x00h\x00r\x00\x01\x00\x00j\x00\x01\x00\x00')
+  const memo = bytes('q\x00h\x00r\x00\x01\x00\x00j\x00\x01\x00\x00')
   // As attributes of an empty dictionary, which are dropped.
-  const pickle = Buffer.concat([start, bytes('}'), list, kept, bytes('\x87\x85)N\x87b.')])
+  const pickle = Buffer.concat([start, bytes('}'), list, memo, bytes('\x87\x85)N\x87b.')])
   assert.is((await unpickle(pickle)).size, 0)
 })
 
@@ -212,13 +318,29 @@ test('a parameter is the tensor that it wraps', async () => {
   assert.equal(found.get('a'), { key: '0', dtype: 'F32', elements: 2, first: 0, shape: [2], strides: [1] })
 })
 
+test('a torch file is refused: a pickle of 17 MB, or with more tensors than any model has', async () => {
+  const long = { name: 'archive/data.pkl', data: Buffer.alloc(17 * 2 ** 20, 'N') }
+  await assertRefused(read(zip([long])), 'pytorch_model.bin', /pickle of 17825792 bytes, at most 16777216/)
+  const again = bytes('h\x00')
+  const first = Buffer.concat([tensorOps({ shape: [1] }, '0'), bytes('q\x00')])
+  const many = (count: number) => {
+    // In pieces, as torch writes them: the stack is bounded.
+    const items = Array.from({ length: count }, (_, i) => Buffer.concat([op.text(String(i)), i === 0 ? first : again, bytes('s')]))
+    const data = Buffer.concat([start, bytes('}'), ...items, bytes('.')])
+    return zip([
+      { name: 'archive/data.pkl', data },
+      { name: 'archive/data/0', data: Buffer.alloc(4) },
+    ])
+  }
+  assert.is((await read(many(65_536))).length, 65_536)
+  await assertRefused(read(many(65_537)), 'pytorch_model.bin', /more than 65536 tensors/)
+})
+
 test('no hostile pickle makes the process grow beyond a bound', async () => {
   const before = process.resourceUsage().maxRSS
-  for (let round = 0; round < 3; round++) {
-    for (const [, pickle] of pickleRefused) await unpickle(pickle).catch(() => undefined)
-    for (const [, file] of zipRefused) await read(file).catch(() => undefined)
-    for (const [, tensor] of tensorRefused) await read(torchFile({ weight: tensor })).catch(() => undefined)
-  }
+  for (const [, pickle] of pickleRefused) await unpickle(pickle).catch(() => undefined)
+  for (const [, file] of zipRefused) await read(file).catch(() => undefined)
+  for (const [, tensor] of tensorRefused) await read(torchFile({ weight: tensor })).catch(() => undefined)
   const grown = (process.resourceUsage().maxRSS - before) / 1024
   // A million kept values, and half a million tuples, take about 80 MB each until they are collected.
   assert.ok(grown < 250, `${grown} MB`)

@@ -63,7 +63,9 @@ Beginning beginning(const std::string& s, size_t at) {
   Beginning longest = {0, false};
   for (const Form& form : forms) {
     size_t n = 0;
-    while (n < form.length && at + n < s.size() && (unsigned char)(s[at + n]) >= form.ranges[2 * n] && (unsigned char)(s[at + n]) <= form.ranges[2 * n + 1]) n++;
+    while (n < form.length && at + n < s.size() && (unsigned char)(s[at + n]) >= form.ranges[2 * n] &&
+           (unsigned char)(s[at + n]) <= form.ranges[2 * n + 1])
+      n++;
     if (n > longest.bytes) longest = {n, n == form.length};
   }
   return longest;
@@ -117,9 +119,9 @@ static void characters(Run& run) {
 
 static void broken(Run& run) {
   // From section 3.9 of the Unicode Standard: what stands for each maximal part.
-  const std::pair<const char*, int> examples[] = {{"\xC0\xAF", 2}, {"\xE0\x80\xBF", 3}, {"\xF0\x81\x82", 3}, {"\xED\xA0\x80", 3},
-                                                  {"\xED\xBF\xBF", 3}, {"\xF4\x91\x92\x93", 4}, {"\xFF", 1}, {"\x80\xBF", 2},
-                                                  {"\xE1\x80\xE2", 2}, {"\xF0\x91\x92\xF1\xBF", 2}, {"\xE2\x82", 1}, {"\xF0\x9F\x98", 1}};
+  const std::pair<const char*, int> examples[] = {{"\xC0\xAF", 2},     {"\xE0\x80\xBF", 3},         {"\xF0\x81\x82", 3}, {"\xED\xA0\x80", 3},
+                                                  {"\xED\xBF\xBF", 3}, {"\xF4\x91\x92\x93", 4},     {"\xFF", 1},         {"\x80\xBF", 2},
+                                                  {"\xE1\x80\xE2", 2}, {"\xF0\x91\x92\xF1\xBF", 2}, {"\xE2\x82", 1},     {"\xF0\x9F\x98", 1}};
   for (const auto& [bytes, count] : examples) {
     std::string expected, text;
     for (int i = 0; i < count; i++) expected += kBroken;
@@ -128,12 +130,12 @@ static void broken(Run& run) {
     utf8.finish(text);
     EXPECT(text == expected && decoded(bytes) == expected, "%s became %s", quoted(bytes).c_str(), quoted(text).c_str());
   }
-  // All sequences of up to four bytes of those at which the rules change.
-  const std::string bytes("\x00\x41\x7F\x80\x8F\x90\x9F\xA0\xBF\xC0\xC1\xC2\xDF\xE0\xE1\xEC\xED\xEE\xEF\xF0\xF1\xF3\xF4\xF5\xFF", 25);
+  // All sequences of four bytes of those at which the rules change.
+  const std::string bytes("\x41\x7F\x80\x8F\x90\x9F\xA0\xBF\xC1\xC2\xE0\xE1\xED\xF0\xF1\xF4\xF5");
   std::string s;
-  for (int i = 0; i < 25 * 25 * 25 * 25; i++) {
+  for (int i = 0; i < 17 * 17 * 17 * 17; i++) {
     s.clear();
-    for (int j = i; j > 0; j /= 25) s += bytes[size_t(j % 25)];
+    for (int j = 0, rest = i; j < 4; j++, rest /= 17) s += bytes[size_t(rest % 17)];
     Utf8 utf8;
     std::string text;
     utf8.push(s, text);
@@ -150,16 +152,16 @@ static void stopStrings(Run& run) {
     for (const std::string& piece : s.pieces) all += "'" + quoted(piece) + "' ";
     EXPECT(s.pieces == pieces && s.stopped == which, "%s stopped %d", all.c_str(), s.stopped);
   };
-  is({0, 1, 2}, {"world"}, {"Hel", "lo, ", "", ""}, 0);              // across tokens, in the middle of one
-  is({0, 1, 2, 0}, {"lo"}, {"He", "l", "", "", ""}, 0);              // what follows is dropped
+  is({0, 1, 2}, {"world"}, {"Hel", "lo, ", "", ""}, 0);  // across tokens, in the middle of one
+  is({0, 1, 2, 0}, {"lo"}, {"He", "l", "", "", ""}, 0);  // what follows is dropped
   is({0, 3, 4}, {"### End"}, {"Hel", "", "", ""}, 0);
-  is({3, 0}, {"### End"}, {"", "###Hel", ""}, -1);                   // held back, and then not it
-  is({0, 3}, {"### End"}, {"Hel", "", "###"}, -1);                   // held back to the end
-  is({5, 6, 7, 8}, {"abcd", "bc"}, {"", "", "a", "", ""}, 1);        // the one that ends first
-  is({5, 6, 7}, {"bc", "abc", "c", "abc"}, {"", "", "", ""}, 1);     // of those the longest, then the first
+  is({3, 0}, {"### End"}, {"", "###Hel", ""}, -1);                                      // held back, and then not it
+  is({0, 3}, {"### End"}, {"Hel", "", "###"}, -1);                                      // held back to the end
+  is({5, 6, 7, 8}, {"abcd", "bc"}, {"", "", "a", "", ""}, 1);                           // the one that ends first
+  is({5, 6, 7}, {"bc", "abc", "c", "abc"}, {"", "", "", ""}, 1);                        // of those the longest, then the first
   is({5, 5, 6, 5, 5, 6, 5, 7}, {"aabac"}, {"", "", "", "", "aab", "", "", "", ""}, 0);  // it begins within a try that failed
-  is({9, 10, 5}, {"\xE2\x82\xAC"}, {"", "", "", ""}, 0);             // a character in two tokens
-  is({5, 11}, {kBroken}, {"a", "", ""}, 0);                          // the end completes it
+  is({9, 10, 5}, {"\xE2\x82\xAC"}, {"", "", "", ""}, 0);                                // a character in two tokens
+  is({5, 11}, {kBroken}, {"a", "", ""}, 0);                                             // the end completes it
 }
 
 static void specials(Run& run) {
@@ -176,7 +178,8 @@ static void tables(Run& run) {
   EXPECT(!TextTable::make("abc", {2, 1}, {0, 0}, &table).ok(), "ends that fall");
   EXPECT(!TextTable::make("abc", {1, 4}, {0, 0}, &table).ok(), "an end outside");
   EXPECT(table.bytes(0).empty(), "a refused table was taken");
-  EXPECT(TextTable::make("abc", {1, 1, 3}, {0, 0, 1}, &table).ok() && table.bytes(2) == "bc" && table.bytes(1).empty() && table.special(2), "a good table");
+  EXPECT(TextTable::make("abc", {1, 1, 3}, {0, 0, 1}, &table).ok() && table.bytes(2) == "bc" && table.bytes(1).empty() && table.special(2),
+         "a good table");
 }
 
 // Random bytes of few kinds, so that characters, broken ones and stop strings all happen often; random tokens over them.
@@ -185,7 +188,7 @@ static void whole(Run& run) {
   const Strings letters = {"a", "b", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xC3", "\x82", "\xF0\x9F", "\xE2", "\xAC", kBroken};
   const auto letter = [&](int kinds) { return letters[size_t(random.below(kinds))]; };
   int stopped = 0, split = 0;
-  for (int round = 0; round < 20000; round++) {
+  for (int round = 0; round < 5000; round++) {
     const int kinds = round % 3 == 0 ? 2 : round % 3 == 1 ? 5 : int(letters.size());
     Strings entries;
     for (int i = 0; i < 12; i++) {
@@ -216,7 +219,7 @@ static void whole(Run& run) {
     stopped += which >= 0;
     split += s.pieces.size() > 2 && !expected.empty();
   }
-  EXPECT(stopped > 3000 && stopped < 17000 && split > 3000, "the cases are one-sided: %d stopped, %d in pieces", stopped, split);
+  EXPECT(stopped > 800 && stopped < 4200 && split > 1000, "the cases are one-sided: %d stopped, %d in pieces", stopped, split);
 }
 
 // Nothing later may change what was returned, and no more than needed is held back: a stop string's length and three bytes.
@@ -235,7 +238,7 @@ static void prompt(Run& run) {
   }
 }
 
-// 64 stop strings of 1 KB that nearly match all the time: 1 MB of text in linear time. Restarting each search would take 1,000 times as long.
+// 64 stop strings of 1 KB that nearly match all the time: 256 KB of text in linear time. Restarting each search would take 1,000 times as long.
 static void many(Run& run) {
   const TextTable table = tableOf(run, {"aaaaaaaa"});
   Strings stops;
@@ -243,11 +246,11 @@ static void many(Run& run) {
   TextStream stream(table, stops, false);
   size_t length = 0;
   const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < 131072; i++) length += stream.push(0).size();
+  for (int i = 0; i < 32768; i++) length += stream.push(0).size();
   length += stream.finish().size();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  EXPECT(length == 1048576, "%zu bytes", length);
-  EXPECT(seconds < 20, "%.1f s", seconds);
+  EXPECT(length == 262144, "%zu bytes", length);
+  EXPECT(seconds < 10, "%.1f s", seconds);
 }
 
 static Suite suite([](Cases& cases) {

@@ -19,6 +19,8 @@ namespace ewe::test {
 static constexpr int kRoundings = 14;
 static double relativeUnit(DType type) { return type == DType::bfloat16 ? 0x1p-8 : 0x1p-11; }
 
+namespace {
+
 // Copies what it is shown.
 struct Kept : Save {
   Run& run;
@@ -52,6 +54,8 @@ struct Difference {
   double rms() const { return std::sqrt(squares / double(count)); }
   double valueRms() const { return std::sqrt(valueSquares / double(count)); }
 };
+
+}  // namespace
 
 static void golden(Run& run, const std::string& name, DType type) {
   const Checkpoint checkpoint = fixture(name);

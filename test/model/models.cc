@@ -144,7 +144,7 @@ bool isBias(Slot slot) {
   return false;
 }
 
-Shape shapeOf(const Spec& s, Slot slot) {
+SlotShape shapeOf(const Spec& s, Slot slot) {
   const int64_t attention = int64_t(s.heads) * s.headSize, qkv = attention + 2 * int64_t(s.kvHeads) * s.headSize;
   switch (slot) {
     case Slot::embed:
@@ -167,7 +167,7 @@ OwnModel ownModel(const Spec& spec, DType type, bool biases, const std::function
   model.checkpoint.files = {model.file->path()};
   for (int i = 0; i < kSlots; i++) {
     const Slot slot = Slot(i);
-    const Shape shape = shapeOf(spec, slot);
+    const SlotShape shape = shapeOf(spec, slot);
     if (shape.rows == 0 || (isBias(slot) && !biases)) continue;
     for (int layer = 0; layer < (isLayered(slot) ? spec.layers : 1); layer++) {
       const Floats values = fill(slot, layer, size_t(shape.rows * shape.columns));
@@ -191,6 +191,12 @@ OwnModel randomModel(const Spec& spec, DType type, uint64_t seed) {
     for (float& value : values) value = float((norm ? 1 : 0) + scale * random.normal());
     return values;
   });
+}
+
+Placement& placementOf(Checkpoint& c, Slot slot, int layer) {
+  for (Placement& p : c.placements)
+    if (p.slot == slot && p.layer == layer) return p;
+  throw std::runtime_error("no such placement");
 }
 
 Spec smallSpec() {

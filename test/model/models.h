@@ -25,12 +25,13 @@ OwnModel ownModel(const Spec& spec, DType type, bool biases, const std::function
 // Normal numbers, scaled so that logits differ well.
 OwnModel randomModel(const Spec& spec, DType type, uint64_t seed);
 // Rows and columns of a slot; vectors have one column. No rows where the model has no such slot.
-struct Shape {
+struct SlotShape {
   int64_t rows, columns;
 };
-Shape shapeOf(const Spec& spec, Slot slot);
+SlotShape shapeOf(const Spec& spec, Slot slot);
 bool isLayered(Slot slot);
 bool isBias(Slot slot);
+Placement& placementOf(Checkpoint& checkpoint, Slot slot, int layer = 0);
 Spec smallSpec();  // parallel, 2 layers of width 32
 
 // A device that may be destroyed while the one behind it lives on: hands every call to it. Tests count and interfere by overriding.

@@ -48,7 +48,7 @@ static void philox(Run& run) {
 
 // Every 1009th fp32 number from -33 to 0, and the neighbourhood of the ends.
 template <class F>
-void eachDistance(F f) {
+static void eachDistance(F f) {
   const unsigned last = draw::bitsOf(-33.0f);
   for (unsigned bits = draw::bitsOf(-1e-9f); bits <= last; bits += 1009) f(draw::floatOf(bits));
   for (unsigned i = 0; i < 1000; i++) f(draw::floatOf(draw::bitsOf(-32.0f) + i - 500));
@@ -73,14 +73,21 @@ static void masses(Run& run) {
 
 static void fusedMultiplyAdd(Run& run) {
   Random random(1);
-  for (int i = 0; i < 300000; i++) {
-    // Random mantissas; and products of few bits, which often end halfway between two fp32 numbers once c is added.
-    const unsigned mask = i % 2 ? 0x7FFFFF : 0x7FF000;
-    const float a = draw::floatOf(0x3F800000 | (unsigned(random.next()) & mask)), b = draw::floatOf(0x3F800000 | (unsigned(random.next()) & mask));
-    const float c = std::ldexp(draw::floatOf(0x3F800000 | (unsigned(random.next()) & mask)), random.below(60) - 30) * (random.below(2) ? 1 : -1);
+  int halfway = 0;
+  const auto check = [&](float a, float b, float c) {
     const float is = draw::fma(a, b, c), exact = std::fma(a, b, c);
     EXPECT(is == exact, "fma(%a, %a, %a) is %a, not %a", double(a), double(b), double(c), double(is), double(exact));
+    halfway += float(double(a) * double(b) + double(c)) != exact;
+  };
+  const auto mantissa = [&] { return draw::floatOf(0x3F800000 | (unsigned(random.next()) & 0x7FFFFF)); };
+  for (int i = 0; i < 100000; i++) {
+    const float sign = random.below(2) ? 1 : -1;
+    check(mantissa(), mantissa(), std::ldexp(mantissa(), random.below(60) - 30) * sign);
+    // (1 + e)(1 - e) 2^-24 lies so little below half a unit in the last place of c that a double rounds it up to the half.
+    const float e = float(1 + random.below(100)) * 0x1p-23f;
+    check(1 + e, (1 - e) * 0x1p-24f * sign, mantissa());
   }
+  EXPECT(halfway > 1000, "only %d cases in which rounding twice would show", halfway);
 }
 
 static void keys(Run& run) {
@@ -125,9 +132,11 @@ static void sameMasses(Run& run) {
     void (*masses)(const float*, long, float, Mass*);
   };
   const Set sets[] = {
-      {"plain", cpu_plain::masses},
+    {"plain", cpu_plain::masses},
 #if defined(__x86_64__)
-      {"avx2", cpu_avx2::masses}, {"avx512", cpu_avx512::masses}, {"avx512bf16", cpu_avx512bf16::masses},
+    {"avx2", cpu_avx2::masses},
+    {"avx512", cpu_avx512::masses},
+    {"avx512bf16", cpu_avx512bf16::masses},
 #endif
   };
   std::vector<float> distances;

@@ -21,8 +21,8 @@ __attribute__((format(printf, 2, 3))) inline void fail(Run& run, const char* for
 }  // namespace ewe::test
 
 // In functions with a `Run& run`: EXPECT(condition, "printf-style %s", "message");
-#define EXPECT(condition, ...)                              \
-  do {                                                      \
-    run.compared++;                                         \
-    if (!(condition)) ::ewe::test::fail(run, __VA_ARGS__);  \
+#define EXPECT(condition, ...)                             \
+  do {                                                     \
+    run.compared++;                                        \
+    if (!(condition)) ::ewe::test::fail(run, __VA_ARGS__); \
   } while (0)

@@ -79,7 +79,8 @@ inline Out logProbs(Run& run, const std::vector<float>& logits, int vocab, const
   Out out(target.size(), size_t(top));
   const Buffer z = put(run, logits), targets = put(run, target), logprob = put(run, out.logprob);
   const Buffer topToken = put(run, out.topToken), topLogprob = put(run, out.topLogprob);
-  run.check(run.ops.logProbs({at<float>(z), at<int>(targets), at<float>(logprob), at<int>(topToken), at<float>(topLogprob), vocab, int(target.size()), vocab, top}));
+  run.check(run.ops.logProbs(
+      {at<float>(z), at<int>(targets), at<float>(logprob), at<int>(topToken), at<float>(topLogprob), vocab, int(target.size()), vocab, top}));
   get(run, out.logprob, logprob);
   get(run, out.topToken, topToken);
   get(run, out.topLogprob, topLogprob);

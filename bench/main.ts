@@ -1,0 +1,108 @@
+// npm run bench [-- NAME ...] [--model DIR] [--weights DTYPE] [--threads N] [--instruction-set SET] [--seconds S] [--json]
+//
+// Names: machine load prefill decode timer text (default: all), or one of the comparisons, peers and agree, which have options of their own.
+// bench/README.md says what the figures mean.
+import { parseArgs } from 'node:util'
+import { shippedModel, type Model } from '../src/index.js'
+import { agree } from './agree.js'
+import { facts, limits, type Limits } from './machine.js'
+import { decode, load, open, prefill, text, timer, type Lateness, type Rate, type Setting, type Weights } from './model.js'
+import { compare } from './peers.js'
+
+const names = ['machine', 'load', 'prefill', 'decode', 'timer', 'text']
+
+async function main(): Promise<void> {
+  const [first, ...rest] = process.argv.slice(2)
+  if (first === 'peers') return await compare(rest)
+  if (first === 'agree') return await agree(rest)
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      model: { type: 'string' },
+      weights: { type: 'string', default: 'auto' },
+      threads: { type: 'string' },
+      'instruction-set': { type: 'string', default: 'auto' },
+      seconds: { type: 'string', default: '3' },
+      json: { type: 'boolean', default: false },
+    },
+  })
+  const unknown = positionals.find((name) => !names.includes(name))
+  if (unknown !== undefined) throw new Error(`There is no bench "${unknown}": ${names.join(', ')}, peers, agree`)
+  const chosen = positionals.length === 0 ? names : positionals
+  const setting: Setting = {
+    model: values.model ?? shippedModel(),
+    weights: values.weights as Weights,
+    instructionSet: values['instruction-set'] as Setting['instructionSet'],
+    threads: values.threads === undefined ? undefined : Number(values.threads),
+    seconds: Number(values.seconds),
+  }
+  const report = await run(chosen, setting)
+  console.log(values.json ? JSON.stringify(report) : readable(report))
+}
+
+/** Everything of one call of `npm run bench`, as --json prints it. */
+export interface Report {
+  machine: ReturnType<typeof facts> & { limits?: Limits }
+  model: { folder: string; weights: string; threads: number; instructionSet: string }
+  load?: Awaited<ReturnType<typeof load>>
+  prefill?: Rate
+  decode?: { '1': Rate; '8': Rate }
+  timer?: { idle: Lateness; generating: Lateness }
+  text?: { '1': Rate; '8': Rate }
+}
+
+async function run(chosen: readonly string[], setting: Setting): Promise<Report> {
+  await using model = await open(setting)
+  const { weights, threads } = model.plan
+  const report: Report = { machine: facts(), model: { folder: setting.model, weights, threads, instructionSet: setting.instructionSet } }
+  const { seconds } = setting
+  if (chosen.includes('machine')) report.machine.limits = await limits(threads)
+  if (chosen.includes('load')) report.load = await load(setting)
+  if (chosen.includes('prefill')) report.prefill = await prefill(model, seconds)
+  if (chosen.includes('decode')) report.decode = await oneAndEight(model, seconds, decode)
+  if (chosen.includes('timer')) report.timer = await timer(model, seconds)
+  if (chosen.includes('text')) report.text = await oneAndEight(model, seconds, text)
+  return report
+}
+
+async function oneAndEight(model: Model, seconds: number, bench: typeof decode): Promise<{ '1': Rate; '8': Rate }> {
+  return { '1': await bench(model, 1, seconds), '8': await bench(model, 8, seconds) }
+}
+
+function readable({ machine, model, ...report }: Report): string {
+  const { limits: most } = machine
+  const threads = String(model.threads)
+  const set = model.instructionSet === 'auto' ? machine.instructionSet : model.instructionSet
+  const pairs = model.weights === 'bfloat16' && set === 'avx512bf16'
+  const share = (value: number | undefined, limit: Record<string, number> | undefined, unit: string): string => {
+    if (value === undefined) return ''
+    const of = limit?.[threads]
+    return `  ${value.toFixed(1)} ${unit}${of === undefined || of === 0 ? '' : `, ${((100 * value) / of).toFixed(0)} % of what the machine can do`}`
+  }
+  const line = (name: string, rate: Rate): string =>
+    `${name.padEnd(12)}${rate.median.toFixed(1)} ${rate.unit} (${rate.least.toFixed(1)} to ${rate.most.toFixed(1)} in ${rate.runs} runs)` +
+    share(rate.gbs, most?.readGBs, 'GB/s') +
+    share(rate.gflops, pairs ? most?.bfloat16Gflops : most?.float32Gflops, 'GFLOP/s')
+  const lateness = (name: string, { p50, p99, most: latest, timers }: Lateness): string =>
+    `${name.padEnd(12)}p50 ${p50.toFixed(2)} ms, p99 ${p99.toFixed(2)} ms, latest ${latest.toFixed(2)} ms of ${timers} timers`
+  const { cpu, processors, versions, date } = machine
+  const lines = [
+    `${cpu}, ${processors} processors, ${set}; ewe ${versions.ewe}, Node ${versions.node}, ${date}`,
+    `${model.folder}: ${model.weights}, ${model.threads === 1 ? '1 thread' : `${model.threads} threads`}`,
+  ]
+  if (most !== undefined) {
+    const peaks = `${most.float32Gflops[threads]} GFLOP/s float32, ${most.bfloat16Gflops[threads]} GFLOP/s bfloat16`
+    lines.push(`machine     reads ${most.readGBs[threads]} GB/s; ${peaks}`)
+  }
+  if (report.load !== undefined) {
+    const { median, mb, mbs } = report.load
+    lines.push(`load        ${median.toFixed(0)} ms, ${mbs.toFixed(0)} MB/s of ${mb.toFixed(0)} MB`)
+  }
+  if (report.prefill !== undefined) lines.push(line('prefill', report.prefill))
+  if (report.decode !== undefined) lines.push(line('decode 1', report.decode['1']), line('decode 8', report.decode['8']))
+  if (report.timer !== undefined) lines.push(lateness('timer idle', report.timer.idle), lateness('generating', report.timer.generating))
+  if (report.text !== undefined) lines.push(line('text 1', report.text['1']), line('text 8', report.text['8']))
+  return lines.join('\n')
+}
+
+await main()

@@ -1,0 +1,487 @@
+// The engine on a small random model: the same bits however the work is cut, every page given back, and an end when one is asked for.
+#include "engine/generation.h"
+
+#include <malloc.h>
+
+#include <chrono>
+#include <cstring>
+#include <map>
+
+#include "../model/models.h"
+#include "engine/loop.h"
+
+namespace ewe::test {
+
+namespace {
+
+using Bits = std::map<std::pair<unsigned, unsigned>, Floats>;  // logits by sample and position
+
+// What outlives the engine.
+struct Witness {
+  std::atomic<int> allocations{0}, held{0}, reserved{0}, steps{0}, layers{0};
+  Bits drawn;  // filled by the engine's thread, read when it waits
+  bool keepBits = false;
+  std::function<Status(int step)> atStep;  // called as a step begins: 1, 2, ...
+  std::function<void()> atLayer;
+};
+
+struct Device : Borrowed {
+  Witness& witness;
+  Device(Ops& inner, Witness& witness) : Borrowed(inner), witness(witness) {}
+  Status allocate(void** memory, size_t bytes) override {
+    witness.allocations++;
+    witness.held++;
+    return Borrowed::allocate(memory, bytes);
+  }
+  void release(void* memory) override {
+    witness.held--;
+    Borrowed::release(memory);
+  }
+  Status reserve(const Limits& limits) override {
+    witness.reserved++;
+    return Borrowed::reserve(limits);
+  }
+  Status embed(const Embed& op) override {
+    witness.steps++;
+    if (witness.atStep) EWE_TRY(witness.atStep(witness.steps));
+    return Borrowed::embed(op);
+  }
+  Status attend(const Attend& op) override {
+    witness.layers++;
+    if (witness.atLayer) witness.atLayer();
+    return Borrowed::attend(op);
+  }
+  Status sample(const Sample& op) override {
+    if (witness.keepBits) {
+      std::vector<Sampling> rows(static_cast<size_t>(op.rows));
+      EWE_TRY(download(rows.data(), op.sampling, rows.size() * sizeof(Sampling)));
+      for (int i = 0; i < op.rows; i++) {
+        Floats logits(static_cast<size_t>(op.vocab));
+        EWE_TRY(download(logits.data(), op.logits + i * op.stride, logits.size() * sizeof(float)));
+        witness.drawn[{rows[size_t(i)].sample, rows[size_t(i)].position}] = std::move(logits);
+      }
+    }
+    return Borrowed::sample(op);
+  }
+};
+
+struct Answer {
+  Ints tokens, topTokens;
+  Floats logprobs, topLogprobs;
+  std::string text, failure;
+  Finish finish = Finish::none;
+  int afterEnd = 0;  // events that came when it was over
+};
+
+// An engine over the case's device, and what it reported.
+class Served {
+ public:
+  Witness witness;
+
+  Served(Run& run, const Checkpoint& checkpoint, const EngineOptions& options) {
+    engine_ = std::make_unique<Engine>(std::make_unique<Threads>(1), std::make_unique<Device>(run.ops, witness));
+    Engine::Listener listener;
+    listener.progress = [](uint64_t, uint64_t) {};
+    listener.loaded = [this](Status status) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      loadFailure_ = status.ok() ? "" : status.failure().message;
+      loaded_ = true;
+      changed_.notify_all();
+    };
+    listener.events = [this](std::vector<Event> events) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (Event& e : events) {
+        Answer& a = answers_[e.request][e.sample];
+        if (a.finish != Finish::none) a.afterEnd++;
+        if (e.token >= 0) a.tokens.push_back(e.token);
+        if (e.hasLogprob) a.logprobs.push_back(e.logprob);
+        a.topTokens.insert(a.topTokens.end(), e.topTokens.begin(), e.topTokens.end());
+        a.topLogprobs.insert(a.topLogprobs.end(), e.topLogprobs.begin(), e.topLogprobs.end());
+        a.text += e.text;
+        a.finish = e.finish;
+        if (e.failure) a.failure = e.failure->message;
+      }
+      changed_.notify_all();
+    };
+    engine_->start(checkpoint, options, std::move(listener));
+    wait([this] { return loaded_; });
+    std::string bytes;
+    std::vector<uint32_t> ends;
+    for (int i = 0; i < checkpoint.spec.vocab; i++) {
+      bytes += char('0' + i % 64);
+      ends.push_back(uint32_t(bytes.size()));
+    }
+    TextTable table;
+    run.check(TextTable::make(bytes, ends, std::vector<uint8_t>(ends.size(), 0), &table));
+    engine_->setText(std::move(table));
+  }
+  ~Served() {
+    engine_->stop();
+    engine_->join();
+  }
+
+  Engine& engine() { return *engine_; }
+  const std::string& loadFailure() const { return loadFailure_; }
+
+  std::vector<Answer> wait(int id, int n) {
+    auto ended = [&] {
+      const auto& samples = answers_[id];
+      size_t done = 0;
+      for (const auto& [index, answer] : samples) done += answer.finish != Finish::none;
+      return done == size_t(n);
+    };
+    wait(ended);
+    // The engine counts its pages after the last event: wait until it is at rest.
+    while (engine_->stats().running != 0) std::this_thread::yield();
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<Answer> out;
+    for (const auto& [index, answer] : answers_[id]) out.push_back(answer);
+    answers_.erase(id);
+    return out;
+  }
+  std::vector<Answer> generate(const Request& request) { return wait(engine_->submit(request), request.n); }
+
+  Floats logits(const Ints& tokens, std::string* failure = nullptr) {
+    bool done = false;
+    Floats result;
+    std::string why;
+    engine_->submit(LogitsOf{tokens, [&](Status status, Floats values) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      why = status.ok() ? "" : status.failure().message;
+      result = std::move(values);
+      done = true;
+      changed_.notify_all();
+    }});
+    wait([&] { return done; });
+    if (failure) *failure = why;
+    if (!failure && !why.empty()) throw std::runtime_error(why);
+    return result;
+  }
+  Score::Result score(const Ints& tokens, int top) {
+    bool done = false;
+    Score::Result result;
+    engine_->submit(Score{tokens, top, [&](Status status, Score::Result values) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (status.ok()) result = std::move(values);
+      done = true;
+      changed_.notify_all();
+    }});
+    wait([&] { return done; });
+    return result;
+  }
+
+ private:
+  void wait(const std::function<bool()>& there) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (!changed_.wait_for(lock, std::chrono::seconds(120), there)) throw std::runtime_error("the engine did not answer within two minutes");
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool loaded_ = false;
+  std::string loadFailure_;
+  std::map<int, std::map<int, Answer>> answers_;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace
+
+static Ints prompt(int length, uint64_t seed = 1) {
+  Random random(seed);
+  Ints tokens(static_cast<size_t>(length));
+  for (int& token : tokens) token = random.below(smallSpec().vocab);
+  return tokens;
+}
+
+static Request request(int promptLength, int maxNewTokens, int n) {
+  Request r{};
+  r.tokens = prompt(promptLength);
+  r.maxNewTokens = maxNewTokens;
+  r.n = n;
+  r.temperature = 0.9f;
+  r.topP = 1;
+  r.repetitionPenalty = 1.1f;
+  r.seed = 5;
+  r.logprobs = 3;
+  return r;
+}
+
+static EngineOptions options(DType type = DType::float32) { return {type, 128, 8, 16, 0, 256}; }
+
+static bool sameBits(const Floats& a, const Floats& b) { return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
+
+// Everything of `part` as in `whole`.
+static bool sameBits(const Bits& part, const Bits& whole) {
+  for (const auto& [key, logits] : part) {
+    const auto other = whole.find(key);
+    if (other == whole.end() || !sameBits(logits, other->second)) return false;
+  }
+  return !part.empty();
+}
+
+static bool sameAnswer(const Answer& a, const Answer& b) {
+  return !a.tokens.empty() && a.tokens == b.tokens && a.text == b.text && a.finish == b.finish && a.topTokens == b.topTokens && sameBits(a.logprobs, b.logprobs) &&
+         sameBits(a.topLogprobs, b.topLogprobs) && a.afterEnd == 0 && b.afterEnd == 0;
+}
+
+struct Produced {
+  std::vector<Answer> answers;
+  Bits bits;
+  Floats logits;
+  Score::Result score;
+};
+
+static Produced produce(Run& run, const OwnModel& model, const EngineOptions& o, const Request& r) {
+  Served served(run, model.checkpoint, o);
+  served.witness.keepBits = true;
+  Produced p;
+  p.answers = served.generate(r);
+  p.bits = served.witness.drawn;
+  p.logits = served.logits(prompt(50));
+  p.score = served.score(prompt(20), 4);
+  return p;
+}
+
+// 45 prompt tokens cross pages of 16, 32 and 64 differently; the last page is part-filled, so that samples copy it.
+static void cuts(Run& run, DType type) {
+  const OwnModel model = randomModel(smallSpec(), DType::float32, 21);
+  const Request r = request(45, 9, 3);
+  const Produced whole = produce(run, model, options(type), r);
+  run.expect(whole.answers.size() == 3 && whole.answers[0].tokens.size() == 9 && whole.answers[0].finish == Finish::length, "three samples of 9 tokens");
+  run.expect(whole.answers[0].tokens != whole.answers[1].tokens, "samples differ");
+  run.expect(whole.bits.size() == 3 * 9, "logits of every draw were seen");
+  auto compare = [&](const EngineOptions& o, const std::string& what) {
+    const Produced other = produce(run, model, o, r);
+    run.expect(sameBits(other.bits, whole.bits) && other.bits.size() == whole.bits.size(), what + ": logits of generated tokens differ");
+    for (size_t i = 0; i < 3; i++) run.expect(sameAnswer(other.answers[i], whole.answers[i]), what + ": sample " + std::to_string(i) + " differs");
+    run.expect(sameBits(other.logits, whole.logits), what + ": logits of the prompt differ");
+    run.expect(sameBits(other.score.logprobs, whole.score.logprobs) && sameBits(other.score.topLogprobs, whole.score.topLogprobs) &&
+                   other.score.topTokens == whole.score.topTokens && other.score.logprobs.size() == 19,
+               what + ": scores differ");
+  };
+  for (int stepRows : {1, 3, 16}) {
+    EngineOptions o = options(type);
+    o.stepRows = stepRows;
+    compare(o, "steps of " + std::to_string(stepRows) + " rows");
+  }
+  for (int pageSize : {32, 64}) {
+    EngineOptions o = options(type);
+    o.pageSize = pageSize;
+    compare(o, "pages of " + std::to_string(pageSize) + " tokens");
+  }
+  for (int maxBatch : {1, 2}) {
+    EngineOptions o = options(type);
+    o.maxBatch = maxBatch;
+    compare(o, "batches of " + std::to_string(maxBatch));
+  }
+  // The other sets and numbers of threads must give these bits as well (bfloat16 products in an instruction of their own excepted).
+  Floats all = whole.logits;
+  for (const auto& [key, logits] : whole.bits) all.insert(all.end(), logits.begin(), logits.end());
+  run.results.push_back({"logits", all, type != DType::bfloat16});
+}
+
+// Sample i is the same whether it is drawn alone or among others, all at once or a few at a time, with ends that come at different times.
+static void batches(Run& run) {
+  const OwnModel model = randomModel(smallSpec(), DType::float32, 22);
+  Request r = request(33, 14, 7);
+  r.endIds = {3, 17, 40, 50, 60};
+  const Produced whole = produce(run, model, options(), r);
+  size_t shortest = 99, longest = 0;
+  for (const Answer& a : whole.answers) {
+    shortest = std::min(shortest, a.tokens.size());
+    longest = std::max(longest, a.tokens.size());
+  }
+  run.expect(shortest < longest, "samples end at different times");
+  for (const auto& [n, maxBatch] : std::vector<std::pair<int, int>>{{1, 1}, {2, 1}, {2, 8}, {7, 1}, {7, 2}, {7, 3}}) {
+    EngineOptions o = options();
+    o.maxBatch = maxBatch;
+    r.n = n;
+    const Produced part = produce(run, model, o, r);
+    const std::string what = std::to_string(n) + " samples in batches of " + std::to_string(maxBatch);
+    run.expect(sameBits(part.bits, whole.bits), what + ": logits differ");
+    for (int i = 0; i < n; i++) run.expect(sameAnswer(part.answers[size_t(i)], whole.answers[size_t(i)]), what + ": sample " + std::to_string(i) + " differs");
+  }
+}
+
+// The same request after any other gives the same, and the pages are back after each end of a request.
+static void pagesReturn(Run& run) {
+  const OwnModel model = randomModel(smallSpec(), DType::float32, 23);
+  Served served(run, model.checkpoint, options());
+  const Request r = request(37, 12, 3);
+  const std::vector<Answer> first = served.generate(r);
+  auto after = [&](const std::string& what) {
+    run.expect(served.engine().stats().pagesUsed == 0, what + ": " + std::to_string(served.engine().stats().pagesUsed) + " pages are still in use");
+    const std::vector<Answer> again = served.generate(r);
+    for (size_t i = 0; i < 3; i++) run.expect(sameAnswer(again[i], first[i]), what + ": the next request differs");
+  };
+  after("finished");
+
+  // A device that fails in each step in turn, from the first of the prompt on.
+  for (int failing = 1; failing <= 6; failing++) {
+    served.witness.steps = 0;
+    served.witness.atStep = [failing](int step) { return step == failing ? Status::fail(Kind::device, "the device broke in step %d", step) : Status(); };
+    const std::vector<Answer> broken = served.generate(r);
+    served.witness.atStep = nullptr;
+    for (const Answer& a : broken) {
+      run.expect(a.finish == Finish::error && a.failure == "the device broke in step " + std::to_string(failing) && int(a.tokens.size()) == failing - 1,
+                 "a broken device ends each sample with its message");
+    }
+    after("failed in step " + std::to_string(failing));
+  }
+
+  EngineOptions few = options();
+  few.pages = 4;  // the prompt takes 3, each sample one more
+  Served small(run, model.checkpoint, few);
+  const std::vector<Answer> starved = small.generate(r);
+  for (const Answer& a : starved) run.expect(a.finish == Finish::error && a.failure.find("no page left") != std::string::npos, "too few pages end the request");
+  run.expect(small.engine().stats().pagesUsed == 0, "starved: pages are still in use");
+  std::string failure;
+  small.logits(prompt(70), &failure);
+  run.expect(failure.find("no page left") != std::string::npos && small.engine().stats().pagesUsed == 0, "starved logits: " + failure);
+  run.expect(small.generate(request(17, 5, 1))[0].finish == Finish::length, "a request that fits is served");
+}
+
+static void cancelling(Run& run) {
+  const OwnModel model = randomModel(smallSpec(), DType::float32, 24);
+  EngineOptions o = options();
+  o.stepRows = 16;
+  Served served(run, model.checkpoint, o);
+  // Three steps for the prompt, then one for each token but the first.
+  for (int during : {1, 2, 3, 4, 8}) {
+    for (int n : {1, 3}) {
+      served.witness.steps = 0;
+      std::atomic<int> id{0};
+      served.witness.atStep = [&](int step) {
+        while (id == 0) std::this_thread::yield();
+        if (step == during) served.engine().cancel(id);
+        return Status();
+      };
+      const Request r = request(45, 60, n);
+      id = served.engine().submit(r);
+      const std::vector<Answer> answers = served.wait(id, n);
+      served.witness.atStep = nullptr;
+      // The step that is under way ends: it may bring one token.
+      const size_t tokens = during < 3 ? 0 : during == 3 ? 1 : size_t(during - 2);
+      for (const Answer& a : answers) {
+        run.expect(a.finish == Finish::cancelled && a.failure.empty() && a.afterEnd == 0, "a cancelled sample ends as cancelled, once");
+        run.expect(a.tokens.size() == tokens, "cancelled in step " + std::to_string(during) + ": " + std::to_string(a.tokens.size()) + " tokens, expected " + std::to_string(tokens));
+      }
+      run.expect(served.witness.steps == during, "no step after the one under way");
+      run.expect(served.engine().stats().pagesUsed == 0, "cancelled: pages are still in use");
+    }
+  }
+
+  // One that waits, and ones that do not exist.
+  served.witness.steps = 0;
+  std::atomic<int> second{0};
+  served.witness.atStep = [&](int step) {
+    while (second == 0) std::this_thread::yield();
+    if (step == 5) served.engine().cancel(second);
+    return Status();
+  };
+  const int first = served.engine().submit(request(45, 20, 1));
+  second = served.engine().submit(request(45, 20, 2));
+  const std::vector<Answer> whole = served.wait(first, 1);
+  for (const Answer& a : served.wait(second, 2)) run.expect(a.finish == Finish::cancelled && a.tokens.empty(), "a waiting request that is cancelled brings nothing");
+  run.expect(whole[0].tokens.size() == 20 && served.witness.steps == 3 + 19, "the one before it is served, and no step is made for it");
+  for (int id : {0, -1, first, second.load(), 1 << 30}) served.engine().cancel(id);
+  served.witness.atStep = nullptr;
+  run.expect(served.generate(request(45, 20, 1))[0].tokens == whole[0].tokens, "cancelling what is over changes nothing");
+}
+
+// stop() ends the step under way after the layer it is in, and everything that waits.
+static void stopping(Run& run) {
+  Spec deep = smallSpec();
+  deep.layers = 6;
+  const OwnModel model = randomModel(deep, DType::float32, 25);
+  EngineOptions o = options();
+  o.stepRows = 16;
+  for (int during : {1, 2, 3, 4, 9}) {
+    Served served(run, model.checkpoint, o);
+    std::atomic<bool> submitted{false};
+    std::atomic<int> stopped{0};
+    served.witness.atLayer = [&] {
+      while (!submitted) std::this_thread::yield();
+      if (served.witness.steps != during || stopped++) return;
+      served.engine().stop();
+    };
+    const int id = served.engine().submit(request(45, 60, 2)), waiting = served.engine().submit(request(5, 5, 1));
+    Kind logits = Kind::ok, score = Kind::ok;
+    served.engine().submit(LogitsOf{prompt(9), [&](Status status, Floats) { logits = status.ok() ? Kind::ok : status.failure().kind; }});
+    served.engine().submit(Score{prompt(9), 0, [&](Status status, Score::Result) { score = status.ok() ? Kind::ok : status.failure().kind; }});
+    submitted = true;
+    for (const Answer& a : served.wait(id, 2)) {
+      run.expect(a.finish == Finish::cancelled && int(a.tokens.size()) == std::max(0, during - 3), "stopped: a sample ends as cancelled, with what it had");
+    }
+    run.expect(served.wait(waiting, 1)[0].finish == Finish::cancelled, "stopped: what waits is cancelled");
+    const auto begin = std::chrono::steady_clock::now();
+    served.engine().join();
+    run.expect(std::chrono::steady_clock::now() - begin < std::chrono::seconds(5), "joined promptly");
+    run.expect(logits == Kind::disposed && score == Kind::disposed, "waiting scores and logits are refused");
+    run.expect(served.witness.layers == (during - 1) * deep.layers + 1, "the step ends after the layer it is in");
+    run.expect(served.witness.held == 0, "all memory is given back");
+  }
+}
+
+// A hundred on each set with each number of threads: more than a thousand where all sets are there.
+static void manyShort(Run& run) {
+  const OwnModel model = randomModel(smallSpec(), DType::float32, 26);
+  EngineOptions o = options();
+  o.maxBatch = 3;
+  o.stepRows = 8;
+  Served served(run, model.checkpoint, o);
+  const int allocations = served.witness.allocations, reserved = served.witness.reserved;
+  Random random(6);
+  size_t heapBefore = 0;
+  int64_t tokens = 0, prompts = 0;
+  for (int i = 0; i < 100; i++) {
+    Request r = request(1 + random.below(20), 1 + random.below(4), 1 + random.below(4));
+    r.temperature = random.below(3) ? 1.0f : 0.0f;
+    r.topK = random.below(2) * 5;
+    r.repetitionPenalty = random.below(2) ? 1.2f : 1.0f;
+    r.endIds = {random.below(70)};
+    r.seed = random.next();
+    r.tokens = prompt(int(r.tokens.size()), random.next());
+    const std::vector<Answer> answers = served.generate(r);
+    prompts += int64_t(r.tokens.size());
+    for (const Answer& a : answers) {
+      tokens += int64_t(a.tokens.size());
+      const bool ended = a.finish == Finish::stop ? a.tokens.back() == r.endIds[0] : a.finish == Finish::length && int(a.tokens.size()) == r.maxNewTokens;
+      if (!ended) run.expect(false, "request " + std::to_string(i) + " ended for no reason");
+    }
+    if (served.engine().stats().pagesUsed != 0) run.expect(false, "pages are in use after request " + std::to_string(i));
+    if (i == 30) heapBefore = mallinfo2().uordblks;
+  }
+  const size_t heap = mallinfo2().uordblks;
+  run.expect(heap < heapBefore + (64 << 10), "the heap grew from " + std::to_string(heapBefore) + " to " + std::to_string(heap) + " bytes over 70 requests");
+  const EngineStats stats = served.engine().stats();
+  run.expect(served.witness.allocations == allocations && served.witness.reserved == reserved && allocations == 5, "no device memory is asked for after loading");
+  run.expect(stats.generatedTokens == tokens && stats.promptTokens == prompts && stats.queued == 0 && stats.running == 0, "tokens are counted");
+  run.expect(stats.steps == served.witness.steps, "steps are counted");
+}
+
+static void loadFails(Run& run) {
+  OwnModel model = randomModel(smallSpec(), DType::float32, 27);
+  model.checkpoint.placements.pop_back();
+  model.checkpoint.placements.pop_back();
+  Served served(run, model.checkpoint, options());
+  run.expect(served.loadFailure().find("is missing") != std::string::npos, "the failure is reported: " + served.loadFailure());
+  run.expect(served.generate(request(5, 5, 2))[1].finish == Finish::cancelled, "nothing is served afterwards, but all is answered");
+  served.engine().stop();
+  served.engine().join();
+  run.expect(served.witness.held == 0, "all memory is given back");
+}
+
+static Suite suite([](Cases& cases) {
+  for (DType type : {DType::float32, DType::bfloat16, DType::float16}) {
+    cases.test(std::string("generation/same bits however cut, ") + nameOf(type), [=](Run& run) { cuts(run, type); });
+  }
+  cases.test("generation/same bits in any batch", batches);
+  cases.test("generation/pages return, whatever happens", pagesReturn);
+  cases.test("generation/cancelling", cancelling);
+  cases.test("generation/stopping", stopping);
+  cases.test("generation/many short requests", manyShort);
+  cases.test("generation/a load that fails", loadFails);
+});
+
+}  // namespace ewe::test

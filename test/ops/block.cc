@@ -1,0 +1,354 @@
+#include <algorithm>
+
+#include "cases.h"
+
+namespace ewe::test {
+
+struct Shape {
+  int heads, kvHeads, headSize, rotary, width, inner;
+  DType weights;
+  Ints lengths;  // one sequence each, from position 0
+  bool second = true;
+  float clip = 0;
+  Activation activation = Activation::gelu;
+  int rows() const {
+    int sum = 0;
+    for (int length : lengths) sum += length;
+    return sum;
+  }
+  int qkv() const { return (heads + 2 * kvHeads) * headSize; }
+};
+
+constexpr int kPageSize = 16;
+
+// All that a BlockIn reads and writes.
+struct Layer {
+  Run& run;
+  const Shape& shape;
+  DType type;
+  Array x, weight[2], bias[2], cos, sin, q, hidden;
+  Weights qkvMatrix, up;
+  Buffer arena;
+  Ints firstPages;
+  int hiddenStride;
+  BlockIn in;
+
+  Layer(Run& r, const Shape& s, Random random)
+      : run(r),
+        shape(s),
+        type(r.ops.activationType(s.weights)),
+        x(r.normals(random, size_t(s.rows()) * s.width, DType::float32, 1, 0.2)),
+        weight{r.normals(random, s.width, DType::float32, 0.2, 1), r.normals(random, s.width, DType::float32, 0.2, 1)},
+        bias{r.normals(random, s.width, DType::float32, 0.2), r.normals(random, s.width, DType::float32, 0.2)},
+        cos(angles(random, true)),
+        sin(angles(random, false)),
+        q(r.zeros(size_t(s.rows()) * s.heads * s.headSize, type)),
+        hidden(r.zeros(size_t(s.rows()) * (s.inner + 5), type)),
+        qkvMatrix(r.normalWeights(random, s.qkv(), s.width, s.weights, true)),
+        up(r.normalWeights(random, s.inner, s.width, s.weights, true)),
+        arena(r, size_t(pages()) * 2 * s.kvHeads * blockBytes()),
+        hiddenStride(s.inner + 5) {
+    Limits limits = {};
+    limits.rows = s.rows();
+    limits.width = s.width;
+    limits.qkv = s.qkv();
+    limits.inner = s.inner;
+    limits.heads = s.heads;
+    limits.headSize = s.headSize;
+    limits.type = type;
+    run.check(run.ops.reserve(limits));
+    const Cache cache = {arena.data(), type, kPageSize, s.kvHeads, s.headSize, (long long)blockBytes()};
+    in = {x.data(), weight[0].floats(), bias[0].floats(), s.second ? weight[1].floats() : nullptr, s.second ? bias[1].floats() : nullptr,
+          qkvMatrix.matrix, up.matrix, {q.data(), cache, {cos.floats(), sin.floats(), s.rotary}, s.heads, s.clip}, hidden.data(), {}, s.width,
+          hiddenStride, 1e-5f, s.activation, DType::float32, type};
+  }
+  size_t blockBytes() const { return run.ops.blockBytes(kPageSize, shape.headSize, type); }
+  int pages() const {
+    int count = 0;
+    for (int length : shape.lengths) count += (length + kPageSize - 1) / kPageSize;
+    return count;
+  }
+  // Angles of a position are the same pair of numbers in both tables.
+  Array angles(Random random, bool cosine) {
+    const int longest = *std::max_element(shape.lengths.begin(), shape.lengths.end());
+    Floats table(size_t(longest) * (shape.rotary / 2));
+    for (float& value : table) {
+      const double angle = random.uniform() * 6.3;
+      value = float(cosine ? std::cos(angle) : std::sin(angle));
+    }
+    return run.array(table, DType::float32);
+  }
+  // Rows of each sequence from `first` on.
+  Step step(int first, int count) const {
+    std::vector<SequenceRows> rows;
+    int page = 0;
+    for (int length : shape.lengths) {
+      Ints own;
+      for (int p = 0; p < length; p += kPageSize) own.push_back(page++);
+      const int from = std::min(first, length);
+      if (std::min(count, length - from) > 0) rows.push_back({from, std::min(count, length - from), own});
+    }
+    return run.step(rows, int(rows.size()));
+  }
+  Floats attended(const Rows& rows) {
+    const int width = shape.heads * shape.headSize;
+    const Array y = run.zeros(size_t(rows.rows) * width, type);
+    const Attend a = {q.data(), in.qkv.cache, y.data(), rows, shape.heads, width, float(1 / std::sqrt(double(shape.headSize))), 1 << 20, type};
+    run.check(run.ops.attend(a));
+    return run.read(y.data(), size_t(rows.rows) * width, type);
+  }
+};
+
+// The input of a product: a norm, rounded to the type. Where the rounding of a correct fp32 norm could fall either way, the difference is an error.
+static void normReference(const Layer& l, int row, int which, Doubles& value, Doubles& error) {
+  const int width = l.shape.width;
+  const float* x = l.x.host.data() + size_t(row) * width;
+  double mean = 0, variance = 0;
+  for (int i = 0; i < width; i++) mean += x[i];
+  mean /= width;
+  for (int i = 0; i < width; i++) variance += (x[i] - mean) * (x[i] - mean);
+  const double scale = 1 / std::sqrt(variance / width + double(1e-5f));
+  for (int i = 0; i < width; i++) {
+    const double w = l.weight[which].host[i], b = l.bias[which].host[i], d = (x[i] - mean) * scale, y = d * w + b;
+    const double e = kUnit * ((width / 32 + 16) * std::fabs(w) * (std::fabs(d) + 1) + std::fabs(b) + std::fabs(y));
+    value.push_back(l.type == DType::float32 ? y : rounded(y, l.type));
+    error.push_back(l.type == DType::float32 ? e : std::fabs(rounded(y + e, l.type) - rounded(y - e, l.type)));
+  }
+}
+
+static Bounded productReference(const Weights& w, const Doubles& value, const Doubles& error) {
+  Bounded out;
+  const int k = w.matrix.k;
+  for (size_t row = 0; row < value.size() / k; row++) {
+    for (int i = 0; i < w.matrix.n; i++) {
+      double sum = w.bias.host[i], magnitude = std::fabs(sum), carried = 0;
+      for (int j = 0; j < k; j++) {
+        sum += w.at(i, j) * value[row * k + j];
+        magnitude += std::fabs(w.at(i, j) * value[row * k + j]);
+        carried += std::fabs(w.at(i, j)) * error[row * k + j];
+      }
+      out.push(sum, carried * (1 + 1e-3) + (k + 2) * kUnit * magnitude);
+    }
+  }
+  return out;
+}
+
+static double stored(DType type, double value, double error) { return type == DType::float32 ? error : error + unitOf(type) * (std::fabs(value) + error); }
+
+static void blockIn(Run& run, const Shape& s) {
+  Layer l(run, s, Random(8));
+  if (l.type == DType::bfloat16) run.bfloat16Products();
+  const Step step = l.step(0, 1 << 20);
+  l.in.step = step.rows;
+  run.check(run.ops.blockIn(l.in));
+
+  Doubles a, aError, b, bError;
+  for (int row = 0; row < s.rows(); row++) {
+    normReference(l, row, 0, a, aError);
+    normReference(l, row, s.second ? 1 : 0, b, bError);
+  }
+  const Bounded projection = productReference(l.qkvMatrix, a, aError), up = productReference(l.up, b, bError);
+  Bounded hidden, q, attention;
+  for (int row = 0; row < s.rows(); row++) {
+    for (int i = 0; i < l.hiddenStride; i++) {
+      const size_t at = size_t(row) * s.inner + i;
+      if (i >= s.inner) {
+        hidden.push(0, 0);
+        continue;
+      }
+      const double y = activated(up.value[at], s.activation);
+      hidden.push(y, stored(l.type, y, up.error[at] * slopeOf(s.activation) + activationError(up.value[at], s.activation)));
+    }
+  }
+  size_t row = 0;
+  for (int length : s.lengths) {
+    Bounded keys, values, queries;
+    for (int position = 0; position < length; position++, row++) {
+      for (int c = 0; c < s.qkv(); c++) {
+        const int head = c / s.headSize, component = c % s.headSize;
+        auto clipped = [&](int column) {
+          const double v = projection.value[row * s.qkv() + column];
+          return s.clip > 0 ? std::min(double(s.clip), std::max(-double(s.clip), v)) : v;
+        };
+        double value = clipped(c), error = projection.error[row * s.qkv() + c];
+        if (head < s.heads + s.kvHeads && component < s.rotary) {
+          const size_t at = size_t(position) * (s.rotary / 2) + component / 2;
+          const int other = component % 2 ? c - 1 : c + 1;
+          const double cosine = l.cos.host[at], sine = (component % 2 ? 1 : -1) * l.sin.host[at];
+          const double first = value * cosine, second = clipped(other) * sine;
+          error = error * std::fabs(cosine) + projection.error[row * s.qkv() + other] * std::fabs(sine) + 2 * kUnit * (std::fabs(first) + std::fabs(second));
+          value = first + second;
+        }
+        (head < s.heads ? queries : head < s.heads + s.kvHeads ? keys : values).push(value, stored(l.type, value, error));
+      }
+    }
+    q.value.insert(q.value.end(), queries.value.begin(), queries.value.end());
+    q.error.insert(q.error.end(), queries.error.begin(), queries.error.end());
+    attentionReference({s.heads, s.kvHeads, s.headSize, l.type}, 0, length, queries, keys, values, attention);
+  }
+  run.near("hidden", run.read(l.hidden.data(), hidden.value.size(), l.type), hidden.value, hidden.error);
+  run.near("q", run.read(l.q.data(), q.value.size(), l.type), q.value, q.error);
+  run.near("attention over what it wrote", l.attended(step.rows), attention.value, attention.error);
+}
+
+// A BlockIn is Norm, Linear with the Qkv epilogue and Linear with an activation, bit for bit.
+static void sameAsParts(Run& run, const Shape& s) {
+  Layer l(run, s, Random(9));
+  if (l.type == DType::bfloat16) run.bfloat16Products();
+  const Step step = l.step(0, 1 << 20);
+  l.in.step = step.rows;
+  run.check(run.ops.blockIn(l.in));
+  const size_t rows = s.rows();
+  const Floats hidden = run.read(l.hidden.data(), rows * l.hiddenStride, l.type), q = run.read(l.q.data(), rows * s.heads * s.headSize, l.type);
+  const Floats attention = l.attended(step.rows);
+
+  Layer parts(run, s, Random(9));
+  const Array a = run.zeros(rows * s.width, l.type), b = run.zeros(rows * s.width, l.type);
+  Norm norm = {parts.x.data(), nullptr, parts.in.weight, parts.in.bias, a.data(), parts.in.weight2, parts.in.bias2, s.second ? b.data() : nullptr,
+               int(rows), s.width, parts.in.eps, DType::float32, l.type};
+  run.check(run.ops.norm(norm));
+  Linear linear = {};
+  linear.x = a.data();
+  linear.matrix = parts.in.qkvMatrix;
+  linear.qkv = parts.in.qkv;
+  linear.step = step.rows;
+  linear.rows = int(rows);
+  linear.xStride = s.width;
+  linear.type = linear.outputType = l.type;
+  run.check(run.ops.linear(linear));
+  Linear up = {};
+  up.x = s.second ? b.data() : a.data();
+  up.matrix = parts.in.up;
+  up.y = parts.hidden.data();
+  up.rows = int(rows);
+  up.xStride = s.width;
+  up.yStride = parts.hiddenStride;
+  up.activation = s.activation;
+  up.type = up.outputType = l.type;
+  run.check(run.ops.linear(up));
+  run.same("hidden", hidden, run.read(parts.hidden.data(), hidden.size(), l.type));
+  run.same("q", q, run.read(parts.q.data(), q.size(), l.type));
+  run.same("attention over what it wrote", attention, parts.attended(step.rows));
+}
+
+// Chunks of any size give the bits of one step.
+static void sameBits(Run& run, const Shape& s) {
+  Layer l(run, s, Random(10));
+  if (l.type == DType::bfloat16) run.bfloat16Products();
+  const int length = s.lengths[0], width = s.heads * s.headSize;
+  Floats allHidden, allQ, allAttention;
+  for (int size : {length, 33, 7, 5, 2, 1}) {
+    Floats hidden, q, attention;
+    for (int first = 0; first < length; first += size) {
+      const Step step = l.step(first, size);
+      l.in.x = l.x.floats() + size_t(first) * s.width;
+      l.in.step = step.rows;
+      run.check(run.ops.blockIn(l.in));
+      const size_t rows = step.rows.rows;
+      for (auto& [to, from] : {std::pair(&hidden, run.read(l.hidden.data(), rows * l.hiddenStride, l.type)),
+                               std::pair(&q, run.read(l.q.data(), rows * width, l.type)), std::pair(&attention, l.attended(step.rows))})
+        to->insert(to->end(), from.begin(), from.end());
+    }
+    if (allHidden.empty()) {
+      allHidden = hidden;
+      allQ = q;
+      allAttention = attention;
+      run.near("hidden", hidden, Doubles(hidden.begin(), hidden.end()), Doubles(hidden.size(), 0));
+      run.near("attention", attention, Doubles(attention.begin(), attention.end()), Doubles(attention.size(), 0));
+    }
+    const std::string chunks = " in chunks of " + std::to_string(size);
+    run.same("hidden" + chunks, hidden, allHidden);
+    run.same("q" + chunks, q, allQ);
+    run.same("attention" + chunks, attention, allAttention);
+  }
+}
+
+static void blockOut(Run& run, DType weightType, int rows, int n, int k) {
+  Random random(11);
+  const DType type = run.ops.activationType(weightType);
+  if (type == DType::bfloat16) run.bfloat16Products();
+  Limits limits = {};
+  limits.rows = rows;
+  limits.width = k;
+  limits.heads = limits.headSize = 1;
+  limits.type = type;
+  run.check(run.ops.reserve(limits));
+  const Weights w = run.normalWeights(random, n, k, weightType, true);
+  const Array x = run.normals(random, size_t(rows) * k, type), y = run.normals(random, size_t(rows) * n, DType::float32);
+  const BlockOut b = {x.data(), w.matrix, y.data(), rows, DType::float32, type};
+  run.check(run.ops.blockOut(b));
+  Bounded want = productReference(w, Doubles(x.host.begin(), x.host.end()), Doubles(x.host.size(), 0));
+  for (size_t i = 0; i < want.value.size(); i++) {
+    want.value[i] += y.host[i];
+    want.error[i] += kUnit * (std::fabs(want.value[i]) + want.error[i]);
+  }
+  run.near("y", run.read(y.data(), want.value.size(), DType::float32), want.value, want.error);
+}
+
+static void bench(Run& run, DType weightType, int rows, int layers) {
+  const Shape s = {12, 12, 64, 16, 768, 3072, weightType, Ints(rows > 8 ? 1 : rows, rows > 8 ? rows : 1)};
+  Layer l(run, s, Random(12));
+  const Step step = l.step(0, 1 << 20);
+  l.in.step = step.rows;
+  std::vector<char> qkv(l.qkvMatrix.data.bytes()), up(l.up.data.bytes());
+  run.check(run.ops.download(qkv.data(), l.in.qkvMatrix.data, qkv.size()));
+  run.check(run.ops.download(up.data(), l.in.up.data, up.size()));
+  std::vector<Buffer> copies;
+  for (int i = 0; i < layers; i++) {
+    copies.emplace_back(run, qkv.size());
+    run.check(run.ops.upload(copies.back().data(), qkv.data(), qkv.size()));
+    copies.emplace_back(run, up.size());
+    run.check(run.ops.upload(copies.back().data(), up.data(), up.size()));
+  }
+  run.measure(cost(l.in), layers, [&](int copy) {
+    l.in.qkvMatrix.data = copies[copy * 2].data();
+    l.in.up.data = copies[copy * 2 + 1].data();
+    return run.ops.blockIn(l.in);
+  });
+}
+
+// What a step of a very small model costs beside its arithmetic.
+static void benchSmall(Run& run, DType weightType) {
+  const Shape s = {6, 6, 32, 8, 192, 768, weightType, {1}};
+  Layer l(run, s, Random(13));
+  const Step step = l.step(0, 1);
+  l.in.step = step.rows;
+  run.measure(cost(l.in), 1, [&](int) { return run.ops.blockIn(l.in); });
+}
+
+static Suite suite([](Cases& cases) {
+  for (DType type : {DType::float32, DType::bfloat16, DType::float16}) {
+    const std::string prefix = std::string("block/") + nameOf(type) + " ";
+    const Shape plain = {2, 2, 20, 8, 40, 96, type, {5}}, ragged = {3, 3, 14, 6, 37, 51, type, {1, 17, 3}}, odd = {3, 3, 7, 4, 33, 18, type, {9, 2}};
+    Shape one = plain, shared = {4, 2, 16, 16, 64, 70, type, {20, 1}}, clipped = plain;
+    one.lengths = {1};
+    one.second = false;
+    shared.second = false;
+    shared.activation = Activation::geluTanh;
+    clipped.clip = 0.5f;
+    const Shape whole = {2, 2, 64, 64, 128, 512, type, {120}};
+    for (const auto& [name, shape] : {std::pair("a decode row, one norm", one), std::pair("few rows", plain), std::pair("ragged rows", ragged),
+                                      std::pair("heads of odd size", odd), std::pair("shared key-value heads, whole rotation", shared),
+                                      std::pair("clipped", clipped), std::pair("many rows", whole)}) {
+      cases.test(prefix + "in, " + name, [shape = shape](Run& run) { blockIn(run, shape); });
+      cases.test(prefix + "in is its parts, " + name, [shape = shape](Run& run) { sameAsParts(run, shape); });
+    }
+    cases.test(prefix + "in, same bits in any chunks", [=](Run& run) {
+      Shape s = whole;
+      s.lengths = {100};
+      sameBits(run, s);
+    });
+    cases.test(prefix + "in, same bits in any chunks, odd sizes", [=](Run& run) {
+      Shape s = odd;
+      s.lengths = {100};
+      sameBits(run, s);
+    });
+    for (int rows : {1, 6, 7, 40}) cases.test(prefix + "out " + std::to_string(rows) + " rows", [=](Run& run) { blockOut(run, type, rows, 72, 360); });
+    cases.test(prefix + "out ragged", [=](Run& run) { blockOut(run, type, 9, 33, 165); });
+
+    for (int rows : {1, 8, 512}) cases.bench(prefix + "in " + std::to_string(rows) + " rows of 768", [=](Run& run) { bench(run, type, rows, rows > 8 ? 1 : 30); });
+    cases.bench(prefix + "in 1 row of 192", [=](Run& run) { benchSmall(run, type); });
+  }
+});
+
+}  // namespace ewe::test
