@@ -1,5 +1,5 @@
 export { Model } from './model.js'
-export type { Asked, Generation, Plan, Sample, StreamPiece, TokenLogprob } from './model.js'
+export type { Asked, Generation, Plan, Sample, StreamPiece, TokenLogprob } from './answers.js'
 export type { CompleteOptions, GenerateOptions, LoadOptions, ScoreOptions } from './options.js'
 export type { ChatTurn } from './prompts.js'
 export type { Tokenizer } from './tokenizer/tokenizer.js'

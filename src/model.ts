@@ -1,4 +1,4 @@
-// The public face of a model. A request's way from here: prompts.ts (text, its parts marked), tokenizer (ids), engine.ts (one crossing into native code),
+// The public face of a model; what it answers is in answers.ts. A request's way from here: prompts.ts (text, its parts marked), tokenizer (ids), engine.ts (one crossing into native code),
 // and back as events of ids and text.
 import { randomBytes } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
@@ -7,6 +7,7 @@ import { readCheckpoint, type Checkpoint } from './checkpoint/checkpoint.js'
 import type { ModelSpec } from './checkpoint/config.js'
 import type { GenerationConfig } from './checkpoint/generation.js'
 import { resolveModel } from './checkpoint/hub.js'
+import type { Asked, Generation, Plan, Sample, StreamPiece, TokenLogprob } from './answers.js'
 import { Engine } from './engine.js'
 import { ContextLengthError, OptionError, TokenizerError } from './errors.js'
 import { loadNative, type DTypeName, type NativeEvent, type NativeLoadOptions, type NativeRequest, type NativeStats } from './native.js'
@@ -24,72 +25,6 @@ import {
 import { chooseTemplate, cutResponse, fitChat, fullText, instructionPrompt, ResponseCutter } from './prompts.js'
 import type { ChatTurn, Part, Template } from './prompts.js'
 import { Tokenizer } from './tokenizer/tokenizer.js'
-
-/** Log-probabilities are natural logarithms, of the model's own distribution, before temperature and other processors. */
-export interface TokenLogprob {
-  token: number
-  logprob: number
-  /** The best tokens at this place, best first; empty unless asked for. */
-  top: { token: number; logprob: number }[]
-}
-
-/** One answer to a prompt. */
-export interface Sample {
-  /** 0 to n - 1. */
-  index: number
-  text: string
-  /** Ids generated, the one that ended the answer included. */
-  tokens: number[]
-  /** `stop`: an end id or a stop text; `length`: maxNewTokens or the end of the context. */
-  finishReason: 'stop' | 'length'
-  /** The end id or stop text, after `stop`. */
-  stopped?: number | string
-  /** One entry a token, when asked for. */
-  logprobs?: TokenLogprob[]
-}
-
-/** What a request was made of. */
-export interface Asked {
-  /** Ids of the prompt. */
-  promptTokens: number
-  /** The seed used: give it again for the same text. */
-  seed: bigint
-  /** Of a chat: how many of its oldest exchanges did not fit the context. */
-  droppedTurns: number
-}
-
-/** What a request gives: its first sample, and all of them. */
-export interface Generation extends Sample, Asked {
-  samples: Sample[]
-}
-
-/** A piece of an answer under way. */
-export interface StreamPiece {
-  /** On the first piece of all. */
-  asked?: Asked
-  /** Which sample it belongs to. */
-  index: number
-  /** Text that is final; may be empty while characters or a possible stop text are incomplete. */
-  text: string
-  /** The token generated; absent in a last piece of text that was held back. */
-  token?: number
-  logprob?: TokenLogprob
-  /** On the last piece of a sample. */
-  finishReason?: 'stop' | 'length'
-  stopped?: number | string
-}
-
-/** What a model takes and where its limits are. */
-export interface Plan {
-  device: string
-  weights: DTypeName
-  maxContext: number
-  maxBatch: number
-  pageSize: number
-  threads: number
-  /** Bytes by part. */
-  memory: Record<string, number>
-}
 
 /** A request with all defaults in place. */
 interface Prepared {

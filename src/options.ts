@@ -95,7 +95,8 @@ export function check<S extends z.ZodType>(schema: S, value: unknown, name = 'op
   const unknown = issue.code === 'unrecognized_keys' ? issue.keys[0] : undefined
   const path = [...issue.path.map(String), ...(unknown === undefined ? [] : [unknown])]
   const received = path.reduce<unknown>((at, key) => (at as Record<string, unknown> | undefined)?.[key], value)
-  throw new OptionError(path.length === 0 ? name : path.join('.'), unknown === undefined ? expectation(issue) : 'no such option', received)
+  const known = schema instanceof z.ZodObject ? Object.keys(schema.shape).join(', ') : 'known options'
+  throw new OptionError(path.length === 0 ? name : path.join('.'), unknown === undefined ? expectation(issue) : `one of the options ${known}`, received)
 }
 
 function expectation(issue: z.core.$ZodIssue): string {

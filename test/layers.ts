@@ -14,7 +14,7 @@ const rows = [
   ['native.ts'],
   ['prompts.ts', 'checkpoint', 'tokenizer', 'memory', 'devices.ts'],
   ['options.ts'],
-  ['engine.ts'],
+  ['engine.ts', 'answers.ts'],
   ['model.ts'],
   ['serve', 'batch', 'adapters', 'train'],
   ['index.ts'],

@@ -174,7 +174,8 @@ Status rowMap(const Checkpoint& c, const Placement& p, std::vector<Source>& map)
     const int32_t* b = &p.blocks[i];
     if (b[0] < 0 || size_t(b[0]) >= p.tensors.size()) return Status::checkpoint(file, slot, "block %zu names tensor %d of %zu", i / 6, b[0], p.tensors.size());
     const int64_t count = b[5], lastSource = b[1] + (count - 1) * int64_t(b[2]), lastTarget = b[3] + (count - 1) * int64_t(b[4]);
-    if (count < 1 || b[1] < 0 || b[2] < 0 || b[3] < 0 || b[4] < 1 || lastSource >= p.tensors[b[0]].rows || lastSource > INT32_MAX || lastTarget >= p.rows) {
+    if (count < 1 || b[1] < 0 || b[2] < 0 || b[3] < 0 || b[4] < 1 || lastSource >= p.tensors[b[0]].rows || lastSource > INT32_MAX ||
+        lastTarget >= p.rows) {
       return Status::checkpoint(file, p.tensors[b[0]].name.c_str(), "block %zu of %s is out of range", i / 6, slot);
     }
     for (int64_t j = 0; j < count; j++) {

@@ -1,5 +1,6 @@
 import { OptionError } from '../errors.js'
-import type { Model, StreamPiece } from '../model.js'
+import type { StreamPiece } from '../answers.js'
+import type { Model } from '../model.js'
 import { generateOptions } from '../options.js'
 import type { ModelFlags, SamplingFlags } from './flags.js'
 import { checkFlags, given, loadOptionsOf, openModel, samplingOf } from './open.js'

@@ -1,4 +1,4 @@
-import type { Asked, Plan, Sample, StreamPiece } from '../model.js'
+import type { Asked, Plan, Sample, StreamPiece } from '../answers.js'
 
 /** Milliseconds, and tokens a second; null where there was nothing to measure. */
 export interface Timings {

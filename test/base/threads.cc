@@ -61,14 +61,16 @@ static void startAndStop(Run& run) {
   for (int i = 0; i < 60; i++) {
     Threads team(1 + i % 4);
     if (i % 3 == 0) continue;
-    team.each(100, 1, [](void* context, long begin, long end, int) { *static_cast<std::atomic<int>*>(context) += int(end - begin); }, &done);
+    team.each(
+        100, 1, [](void* context, long begin, long end, int) { *static_cast<std::atomic<int>*>(context) += int(end - begin); }, &done);
   }
   run.expect(done == 40 * 100, "all items were done");
   run.expect(Threads::available() >= 1, "there is a processor");
 }
 
 static Suite suite([](Cases& cases) {
-  for (int count = 1; count <= 4; count++) cases.test("threads/every item once, team of " + std::to_string(count), [=](Run& run) { hammer(run, count); });
+  for (int count = 1; count <= 4; count++)
+    cases.test("threads/every item once, team of " + std::to_string(count), [=](Run& run) { hammer(run, count); });
   cases.test("threads/start and stop", startAndStop);
 });
 

@@ -3,188 +3,11 @@
 
 #include <malloc.h>
 
-#include <chrono>
 #include <cstring>
-#include <map>
 
-#include "../model/models.h"
-#include "engine/loop.h"
+#include "served.h"
 
 namespace ewe::test {
-
-namespace {
-
-using Bits = std::map<std::pair<unsigned, unsigned>, Floats>;  // logits by sample and position
-
-// What outlives the engine.
-struct Witness {
-  std::atomic<int> allocations{0}, held{0}, reserved{0}, steps{0}, layers{0};
-  Bits drawn;  // filled by the engine's thread, read when it waits
-  bool keepBits = false;
-  std::function<Status(int step)> atStep;  // called as a step begins: 1, 2, ...
-  std::function<void()> atLayer;
-};
-
-struct Device : Borrowed {
-  Witness& witness;
-  Device(Ops& inner, Witness& witness) : Borrowed(inner), witness(witness) {}
-  Status allocate(void** memory, size_t bytes) override {
-    witness.allocations++;
-    witness.held++;
-    return Borrowed::allocate(memory, bytes);
-  }
-  void release(void* memory) override {
-    witness.held--;
-    Borrowed::release(memory);
-  }
-  Status reserve(const Limits& limits) override {
-    witness.reserved++;
-    return Borrowed::reserve(limits);
-  }
-  Status embed(const Embed& op) override {
-    witness.steps++;
-    if (witness.atStep) EWE_TRY(witness.atStep(witness.steps));
-    return Borrowed::embed(op);
-  }
-  Status attend(const Attend& op) override {
-    witness.layers++;
-    if (witness.atLayer) witness.atLayer();
-    return Borrowed::attend(op);
-  }
-  Status sample(const Sample& op) override {
-    if (witness.keepBits) {
-      std::vector<Sampling> rows(static_cast<size_t>(op.rows));
-      EWE_TRY(download(rows.data(), op.sampling, rows.size() * sizeof(Sampling)));
-      for (int i = 0; i < op.rows; i++) {
-        Floats logits(static_cast<size_t>(op.vocab));
-        EWE_TRY(download(logits.data(), op.logits + i * op.stride, logits.size() * sizeof(float)));
-        witness.drawn[{rows[size_t(i)].sample, rows[size_t(i)].position}] = std::move(logits);
-      }
-    }
-    return Borrowed::sample(op);
-  }
-};
-
-struct Answer {
-  Ints tokens, topTokens;
-  Floats logprobs, topLogprobs;
-  std::string text, failure;
-  Finish finish = Finish::none;
-  int afterEnd = 0;  // events that came when it was over
-};
-
-// An engine over the case's device, and what it reported.
-class Served {
- public:
-  Witness witness;
-
-  Served(Run& run, const Checkpoint& checkpoint, const EngineOptions& options) {
-    engine_ = std::make_unique<Engine>(std::make_unique<Threads>(1), std::make_unique<Device>(run.ops, witness));
-    Engine::Listener listener;
-    listener.progress = [](uint64_t, uint64_t) {};
-    listener.loaded = [this](Status status) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      loadFailure_ = status.ok() ? "" : status.failure().message;
-      loaded_ = true;
-      changed_.notify_all();
-    };
-    listener.events = [this](std::vector<Event> events) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      for (Event& e : events) {
-        Answer& a = answers_[e.request][e.sample];
-        if (a.finish != Finish::none) a.afterEnd++;
-        if (e.token >= 0) a.tokens.push_back(e.token);
-        if (e.hasLogprob) a.logprobs.push_back(e.logprob);
-        a.topTokens.insert(a.topTokens.end(), e.topTokens.begin(), e.topTokens.end());
-        a.topLogprobs.insert(a.topLogprobs.end(), e.topLogprobs.begin(), e.topLogprobs.end());
-        a.text += e.text;
-        a.finish = e.finish;
-        if (e.failure) a.failure = e.failure->message;
-      }
-      changed_.notify_all();
-    };
-    engine_->start(checkpoint, options, std::move(listener));
-    wait([this] { return loaded_; });
-    std::string bytes;
-    std::vector<uint32_t> ends;
-    for (int i = 0; i < checkpoint.spec.vocab; i++) {
-      bytes += char('0' + i % 64);
-      ends.push_back(uint32_t(bytes.size()));
-    }
-    TextTable table;
-    run.check(TextTable::make(bytes, ends, std::vector<uint8_t>(ends.size(), 0), &table));
-    engine_->setText(std::move(table));
-  }
-  ~Served() {
-    engine_->stop();
-    engine_->join();
-  }
-
-  Engine& engine() { return *engine_; }
-  const std::string& loadFailure() const { return loadFailure_; }
-
-  std::vector<Answer> wait(int id, int n) {
-    auto ended = [&] {
-      const auto& samples = answers_[id];
-      size_t done = 0;
-      for (const auto& [index, answer] : samples) done += answer.finish != Finish::none;
-      return done == size_t(n);
-    };
-    wait(ended);
-    // The engine counts its pages after the last event: wait until it is at rest.
-    while (engine_->stats().running != 0) std::this_thread::yield();
-    std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<Answer> out;
-    for (const auto& [index, answer] : answers_[id]) out.push_back(answer);
-    answers_.erase(id);
-    return out;
-  }
-  std::vector<Answer> generate(const Request& request) { return wait(engine_->submit(request), request.n); }
-
-  Floats logits(const Ints& tokens, std::string* failure = nullptr) {
-    bool done = false;
-    Floats result;
-    std::string why;
-    engine_->submit(LogitsOf{tokens, [&](Status status, Floats values) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      why = status.ok() ? "" : status.failure().message;
-      result = std::move(values);
-      done = true;
-      changed_.notify_all();
-    }});
-    wait([&] { return done; });
-    if (failure) *failure = why;
-    if (!failure && !why.empty()) throw std::runtime_error(why);
-    return result;
-  }
-  Score::Result score(const Ints& tokens, int top) {
-    bool done = false;
-    Score::Result result;
-    engine_->submit(Score{tokens, top, [&](Status status, Score::Result values) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (status.ok()) result = std::move(values);
-      done = true;
-      changed_.notify_all();
-    }});
-    wait([&] { return done; });
-    return result;
-  }
-
- private:
-  void wait(const std::function<bool()>& there) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (!changed_.wait_for(lock, std::chrono::seconds(120), there)) throw std::runtime_error("the engine did not answer within two minutes");
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool loaded_ = false;
-  std::string loadFailure_;
-  std::map<int, std::map<int, Answer>> answers_;
-  std::unique_ptr<Engine> engine_;
-};
-
-}  // namespace
 
 static Ints prompt(int length, uint64_t seed = 1) {
   Random random(seed);
@@ -208,7 +31,9 @@ static Request request(int promptLength, int maxNewTokens, int n) {
 
 static EngineOptions options(DType type = DType::float32) { return {type, 128, 8, 16, 0, 256}; }
 
-static bool sameBits(const Floats& a, const Floats& b) { return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
+static bool sameBits(const Floats& a, const Floats& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
 
 // Everything of `part` as in `whole`.
 static bool sameBits(const Bits& part, const Bits& whole) {
@@ -220,8 +45,8 @@ static bool sameBits(const Bits& part, const Bits& whole) {
 }
 
 static bool sameAnswer(const Answer& a, const Answer& b) {
-  return !a.tokens.empty() && a.tokens == b.tokens && a.text == b.text && a.finish == b.finish && a.topTokens == b.topTokens && sameBits(a.logprobs, b.logprobs) &&
-         sameBits(a.topLogprobs, b.topLogprobs) && a.afterEnd == 0 && b.afterEnd == 0;
+  return !a.tokens.empty() && a.tokens == b.tokens && a.text == b.text && a.finish == b.finish && a.topTokens == b.topTokens &&
+         sameBits(a.logprobs, b.logprobs) && sameBits(a.topLogprobs, b.topLogprobs) && a.afterEnd == 0 && b.afterEnd == 0;
 }
 
 struct Produced {
@@ -247,7 +72,8 @@ static void cuts(Run& run, DType type) {
   const OwnModel model = randomModel(smallSpec(), DType::float32, 21);
   const Request r = request(45, 9, 3);
   const Produced whole = produce(run, model, options(type), r);
-  run.expect(whole.answers.size() == 3 && whole.answers[0].tokens.size() == 9 && whole.answers[0].finish == Finish::length, "three samples of 9 tokens");
+  run.expect(whole.answers.size() == 3 && whole.answers[0].tokens.size() == 9 && whole.answers[0].finish == Finish::length,
+             "three samples of 9 tokens");
   run.expect(whole.answers[0].tokens != whole.answers[1].tokens, "samples differ");
   run.expect(whole.bits.size() == 3 * 9, "logits of every draw were seen");
   auto compare = [&](const EngineOptions& o, const std::string& what) {
@@ -299,7 +125,8 @@ static void batches(Run& run) {
     const Produced part = produce(run, model, o, r);
     const std::string what = std::to_string(n) + " samples in batches of " + std::to_string(maxBatch);
     run.expect(sameBits(part.bits, whole.bits), what + ": logits differ");
-    for (int i = 0; i < n; i++) run.expect(sameAnswer(part.answers[size_t(i)], whole.answers[size_t(i)]), what + ": sample " + std::to_string(i) + " differs");
+    for (int i = 0; i < n; i++)
+      run.expect(sameAnswer(part.answers[size_t(i)], whole.answers[size_t(i)]), what + ": sample " + std::to_string(i) + " differs");
   }
 }
 
@@ -319,12 +146,15 @@ static void pagesReturn(Run& run) {
   // A device that fails in each step in turn, from the first of the prompt on.
   for (int failing = 1; failing <= 6; failing++) {
     served.witness.steps = 0;
-    served.witness.atStep = [failing](int step) { return step == failing ? Status::fail(Kind::device, "the device broke in step %d", step) : Status(); };
+    served.witness.atStep = [failing](int step) {
+      return step == failing ? Status::fail(Kind::device, "the device broke in step %d", step) : Status();
+    };
     const std::vector<Answer> broken = served.generate(r);
     served.witness.atStep = nullptr;
     for (const Answer& a : broken) {
-      run.expect(a.finish == Finish::error && a.failure == "the device broke in step " + std::to_string(failing) && int(a.tokens.size()) == failing - 1,
-                 "a broken device ends each sample with its message");
+      run.expect(
+          a.finish == Finish::error && a.failure == "the device broke in step " + std::to_string(failing) && int(a.tokens.size()) == failing - 1,
+          "a broken device ends each sample with its message");
     }
     after("failed in step " + std::to_string(failing));
   }
@@ -333,7 +163,8 @@ static void pagesReturn(Run& run) {
   few.pages = 4;  // the prompt takes 3, each sample one more
   Served small(run, model.checkpoint, few);
   const std::vector<Answer> starved = small.generate(r);
-  for (const Answer& a : starved) run.expect(a.finish == Finish::error && a.failure.find("no page left") != std::string::npos, "too few pages end the request");
+  for (const Answer& a : starved)
+    run.expect(a.finish == Finish::error && a.failure.find("no page left") != std::string::npos, "too few pages end the request");
   run.expect(small.engine().stats().pagesUsed == 0, "starved: pages are still in use");
   std::string failure;
   small.logits(prompt(70), &failure);
@@ -364,7 +195,8 @@ static void cancelling(Run& run) {
       const size_t tokens = during < 3 ? 0 : during == 3 ? 1 : size_t(during - 2);
       for (const Answer& a : answers) {
         run.expect(a.finish == Finish::cancelled && a.failure.empty() && a.afterEnd == 0, "a cancelled sample ends as cancelled, once");
-        run.expect(a.tokens.size() == tokens, "cancelled in step " + std::to_string(during) + ": " + std::to_string(a.tokens.size()) + " tokens, expected " + std::to_string(tokens));
+        run.expect(a.tokens.size() == tokens, "cancelled in step " + std::to_string(during) + ": " + std::to_string(a.tokens.size()) +
+                                                  " tokens, expected " + std::to_string(tokens));
       }
       run.expect(served.witness.steps == during, "no step after the one under way");
       run.expect(served.engine().stats().pagesUsed == 0, "cancelled: pages are still in use");
@@ -382,7 +214,8 @@ static void cancelling(Run& run) {
   const int first = served.engine().submit(request(45, 20, 1));
   second = served.engine().submit(request(45, 20, 2));
   const std::vector<Answer> whole = served.wait(first, 1);
-  for (const Answer& a : served.wait(second, 2)) run.expect(a.finish == Finish::cancelled && a.tokens.empty(), "a waiting request that is cancelled brings nothing");
+  for (const Answer& a : served.wait(second, 2))
+    run.expect(a.finish == Finish::cancelled && a.tokens.empty(), "a waiting request that is cancelled brings nothing");
   run.expect(whole[0].tokens.size() == 20 && served.witness.steps == 3 + 19, "the one before it is served, and no step is made for it");
   for (int id : {0, -1, first, second.load(), 1 << 30}) served.engine().cancel(id);
   served.witness.atStep = nullptr;
@@ -411,7 +244,8 @@ static void stopping(Run& run) {
     served.engine().submit(Score{prompt(9), 0, [&](Status status, Score::Result) { score = status.ok() ? Kind::ok : status.failure().kind; }});
     submitted = true;
     for (const Answer& a : served.wait(id, 2)) {
-      run.expect(a.finish == Finish::cancelled && int(a.tokens.size()) == std::max(0, during - 3), "stopped: a sample ends as cancelled, with what it had");
+      run.expect(a.finish == Finish::cancelled && int(a.tokens.size()) == std::max(0, during - 3),
+                 "stopped: a sample ends as cancelled, with what it had");
     }
     run.expect(served.wait(waiting, 1)[0].finish == Finish::cancelled, "stopped: what waits is cancelled");
     const auto begin = std::chrono::steady_clock::now();
@@ -446,16 +280,19 @@ static void manyShort(Run& run) {
     prompts += int64_t(r.tokens.size());
     for (const Answer& a : answers) {
       tokens += int64_t(a.tokens.size());
-      const bool ended = a.finish == Finish::stop ? a.tokens.back() == r.endIds[0] : a.finish == Finish::length && int(a.tokens.size()) == r.maxNewTokens;
+      const bool ended =
+          a.finish == Finish::stop ? a.tokens.back() == r.endIds[0] : a.finish == Finish::length && int(a.tokens.size()) == r.maxNewTokens;
       if (!ended) run.expect(false, "request " + std::to_string(i) + " ended for no reason");
     }
     if (served.engine().stats().pagesUsed != 0) run.expect(false, "pages are in use after request " + std::to_string(i));
     if (i == 30) heapBefore = mallinfo2().uordblks;
   }
   const size_t heap = mallinfo2().uordblks;
-  run.expect(heap < heapBefore + (64 << 10), "the heap grew from " + std::to_string(heapBefore) + " to " + std::to_string(heap) + " bytes over 70 requests");
+  run.expect(heap < heapBefore + (64 << 10),
+             "the heap grew from " + std::to_string(heapBefore) + " to " + std::to_string(heap) + " bytes over 70 requests");
   const EngineStats stats = served.engine().stats();
-  run.expect(served.witness.allocations == allocations && served.witness.reserved == reserved && allocations == 5, "no device memory is asked for after loading");
+  run.expect(served.witness.allocations == allocations && served.witness.reserved == reserved && allocations == 5,
+             "no device memory is asked for after loading");
   run.expect(stats.generatedTokens == tokens && stats.promptTokens == prompts && stats.queued == 0 && stats.running == 0, "tokens are counted");
   run.expect(stats.steps == served.witness.steps, "steps are counted");
 }

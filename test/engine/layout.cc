@@ -9,7 +9,10 @@
 namespace ewe::test {
 
 static std::vector<EngineOptions> manyOptions() {
-  return {{DType::float32, 64, 1, 16, 0, 32}, {DType::bfloat16, 200, 5, 32, 0, 256}, {DType::float16, 100, 64, 64, 17, 7}, {DType::bfloat16, 1, 1, 16, 1, 1}};
+  return {{DType::float32, 64, 1, 16, 0, 32},
+          {DType::bfloat16, 200, 5, 32, 0, 256},
+          {DType::float16, 100, 64, 64, 17, 7},
+          {DType::bfloat16, 1, 1, 16, 1, 1}};
 }
 
 static std::vector<Spec> manySpecs() {
@@ -29,14 +32,16 @@ static void sums(Run& run) {
       const Layout l = layoutOf(s, run.ops, o);
       const WeightBytes w = weightBytes(s, run.ops, o.weights);
       run.expect(l.matrices == w.matrices && l.embedding == w.embedding && l.vectors == w.vectors, "the weights are those of weightBytes");
-      run.expect(l.total() == w.total() + l.cache + l.x + l.a + l.q + l.wide + l.logits + l.rotary + l.step + l.scratch, "the total is the sum of the parts");
+      run.expect(l.total() == w.total() + l.cache + l.x + l.a + l.q + l.wide + l.logits + l.rotary + l.step + l.scratch,
+                 "the total is the sum of the parts");
       for (size_t part : {l.matrices, l.embedding, l.vectors, l.cacheLayer, l.x, l.a, l.q, l.wide, l.logits, l.rotary / 2, l.step}) {
         run.expect(part % 64 == 0, "each part begins at a multiple of 64");
       }
       const size_t rows = size_t(std::max({o.stepRows, o.maxBatch, 32})), activation = size_t(sizeOf(run.ops.activationType(o.weights)));
       const size_t pages = size_t(o.pages ? o.pages : o.maxBatch * ((o.maxContext + o.pageSize - 1) / o.pageSize) + 1);
       run.expect(pageCount(o) == int(pages), "full contexts for the whole batch, and a page for the prompt's rest");
-      run.expect(l.cache == size_t(s.layers) * l.cacheLayer && l.cacheLayer >= pages * 2 * size_t(s.kvHeads) * l.cacheBlock, "the cache has room for all pages");
+      run.expect(l.cache == size_t(s.layers) * l.cacheLayer && l.cacheLayer >= pages * 2 * size_t(s.kvHeads) * l.cacheBlock,
+                 "the cache has room for all pages");
       run.expect(l.cacheBlock >= size_t(o.pageSize) * size_t(s.headSize) * activation, "a block has room for its tokens");
       run.expect(l.a >= rows * size_t(s.hidden) * activation && l.x >= rows * size_t(s.hidden) * size_t(sizeOf(run.ops.residualType(o.weights))) &&
                      l.q >= rows * size_t(s.heads * s.headSize) * activation && l.wide >= rows * size_t(s.heads * s.headSize + s.inner) * activation,
@@ -52,12 +57,19 @@ static void stepParts(Run& run) {
   for (const EngineOptions& o : manyOptions()) {
     const StepLayout l = stepLayoutOf(o);
     const size_t rows = size_t(std::max({o.stepRows, o.maxBatch, 32})), logits = size_t(std::max(o.maxBatch, 32)), batch = size_t(o.maxBatch);
-    const std::vector<std::pair<size_t, size_t>> parts = {
-        {l.token, rows * 4},         {l.position, rows * 4},     {l.sequence, rows * 4},
-        {l.start, (batch + 1) * 4},  {l.pages, batch * size_t(pagesPerSequence(o)) * 4},
-        {l.logitRows, logits * 4},   {l.sampling, logits * sizeof(Sampling)},
-        {l.target, logits * 4},      {l.history, logits * size_t(o.maxContext) * 4},
-        {l.drawn, logits * 4},       {l.logprob, logits * 4},    {l.topToken, logits * kTopLogprobs * 4}, {l.topLogprob, logits * kTopLogprobs * 4}};
+    const std::vector<std::pair<size_t, size_t>> parts = {{l.token, rows * 4},
+                                                          {l.position, rows * 4},
+                                                          {l.sequence, rows * 4},
+                                                          {l.start, (batch + 1) * 4},
+                                                          {l.pages, batch * size_t(pagesPerSequence(o)) * 4},
+                                                          {l.logitRows, logits * 4},
+                                                          {l.sampling, logits * sizeof(Sampling)},
+                                                          {l.target, logits * 4},
+                                                          {l.history, logits * size_t(o.maxContext) * 4},
+                                                          {l.drawn, logits * 4},
+                                                          {l.logprob, logits * 4},
+                                                          {l.topToken, logits * kTopLogprobs * 4},
+                                                          {l.topLogprob, logits * kTopLogprobs * 4}};
     size_t end = 0;
     for (size_t i = 0; i < parts.size(); i++) {
       run.expect(parts[i].first % 64 == 0 && parts[i].first >= end, "part " + std::to_string(i) + " lies behind the one before it");
@@ -102,8 +114,10 @@ static void exactly(Run& run) {
       {
         Runner runner(counted);
         Threads alone(1);
-        run.check(runner.load(model.checkpoint, o, alone, [](uint64_t, uint64_t) {}, kNever));
-        run.expect(counted.sizes == std::vector<size_t>{l.weights(), l.cache, l.activations(), l.rotary, l.step}, "the arenas have the sizes of the layout");
+        run.check(runner.load(
+            model.checkpoint, o, alone, [](uint64_t, uint64_t) {}, kNever));
+        run.expect(counted.sizes == std::vector<size_t>{l.weights(), l.cache, l.activations(), l.rotary, l.step},
+                   "the arenas have the sizes of the layout");
         run.expect(counted.reserved == std::vector<size_t>{l.scratch}, "the device's own part is reserved once, as laid out");
         run.expect(runner.layout().total() == l.total(), "the runner tells what it allocated");
       }
@@ -117,11 +131,15 @@ static void beyond(Run& run) {
   const OwnModel model = randomModel(smallSpec(), DType::float32, 1);
   Runner runner(run.ops);
   Threads alone(1);
-  run.check(runner.load(model.checkpoint, {DType::float32, 64, 2, 16, 0, 40}, alone, [](uint64_t, uint64_t) {}, kNever));
+  run.check(runner.load(
+      model.checkpoint, {DType::float32, 64, 2, 16, 0, 40}, alone, [](uint64_t, uint64_t) {}, kNever));
   const Ints tokens(200, 1);
   const std::vector<int> pages = {0, 1, 2, 3}, five = {0, 1, 2, 3, 4};
-  auto refused = [&](const std::string& what, const Status& status) { run.expect(!status.ok() && status.failure().kind == Kind::internal, what + " was not refused"); };
-  refused("three sequences of two", runner.run({{tokens.data(), 0, 1, &pages, true}, {tokens.data(), 0, 1, &pages, true}, {tokens.data(), 0, 1, &pages, true}}, kNever));
+  auto refused = [&](const std::string& what, const Status& status) {
+    run.expect(!status.ok() && status.failure().kind == Kind::internal, what + " was not refused");
+  };
+  refused("three sequences of two",
+          runner.run({{tokens.data(), 0, 1, &pages, true}, {tokens.data(), 0, 1, &pages, true}, {tokens.data(), 0, 1, &pages, true}}, kNever));
   refused("41 rows of 40", runner.run({{tokens.data(), 0, 41, &pages, true}}, kNever));
   refused("41 rows of 40 in two pieces", runner.run({{tokens.data(), 0, 20, &pages, true}, {tokens.data(), 0, 21, &pages, true}}, kNever));
   refused("a position beyond the context", runner.run({{tokens.data(), 60, 5, &pages, true}}, kNever));

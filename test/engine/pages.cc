@@ -49,7 +49,8 @@ static void anyOrder(Run& run) {
     run.expect(pages.used() == 0, "all pages are free again");
     std::set<int> all;
     for (int i = 0; i < count; i++) all.insert(pages.take());
-    run.expect(int(all.size()) == count && *all.begin() == 0 && *all.rbegin() == count - 1 && pages.take() == -1, "every page can be taken once more");
+    run.expect(int(all.size()) == count && *all.begin() == 0 && *all.rbegin() == count - 1 && pages.take() == -1,
+               "every page can be taken once more");
   }
 }
 

@@ -1,6 +1,6 @@
 // Conversions between fp32 and the 16-bit types, held against their definition in double precision, where every step is exact.
-#include "cases.h"
 #include "ops/convert.h"
+#include "cases.h"
 
 #include <cstring>
 
@@ -62,7 +62,8 @@ static void everyHalf(Run& run, const Format& f) {
 static void rounding(Run& run, const Format& f) {
   Floats values;
   for (uint32_t high = 0; high < 0x10000; high++) {
-    for (uint32_t low : {0x0000, 0x0001, 0x0fff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0x8001, 0xefff, 0xf000, 0xf001, 0xffff}) {
+    for (uint32_t low :
+         {0x0000, 0x0001, 0x0fff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001, 0x7fff, 0x8000, 0x8001, 0xefff, 0xf000, 0xf001, 0xffff}) {
       values.push_back(floatOf(high << 16 | low));
     }
   }
@@ -81,8 +82,8 @@ static void rounding(Run& run, const Format& f) {
     first = i;
   }
   char text[160];
-  std::snprintf(text, sizeof text, "%ld of %zu floats are rounded wrongly; the first: %.9g to %.9g instead of %.9g", wrong, values.size(), values[first],
-                valueOf(halves[first], f), nearest(values[first], f));
+  std::snprintf(text, sizeof text, "%ld of %zu floats are rounded wrongly; the first: %.9g to %.9g instead of %.9g", wrong, values.size(),
+                values[first], valueOf(halves[first], f), nearest(values[first], f));
   run.expect(wrong == 0, text);
 }
 

@@ -1,5 +1,5 @@
-// What these tests read by themselves, because the product reads it in TypeScript: JSON and safetensors. Made for the files of test/fixtures; what they
-// do not expect ends the case with an exception.
+// What these tests read by themselves, because the product reads it in TypeScript: JSON and safetensors. Made for the files of test/fixtures; what
+// they do not expect ends the case with an exception.
 #pragma once
 #include <cstdint>
 #include <map>

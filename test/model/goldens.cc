@@ -1,14 +1,15 @@
-// The reference models of test/fixtures, computed with transformers: hidden states and logits of every row of the batch, each row run without its pads.
+// The reference models of test/fixtures, computed with transformers: hidden states and logits of every row of the batch, each row run without its
+// pads.
 //
 // float32: everything is computed in float32 on both sides; 1e-4 is the promise, and ten times what is expected.
 //
-// bfloat16, float16: the reference is the float64 result of the stored weights. On the way of one contribution to a hidden state lie, per layer, at most
-// kRoundings numbers that are rounded to the 16-bit type: the two norms, the weights and results of query, key and value, the weights of attention,
-// its output, the MLP's activation, and the weights of the three products behind; before the first layer the table's row, after the last the final
-// norm and the head. Each rounding is an independent relative error of at most `unit`, unit / sqrt(3) in the root mean square if it were always the
-// largest possible unit in the last place. A product sums such errors as it sums its terms, so that they stay what they are relative to the sum, and a
-// layer adds a contribution that is smaller than the stream. So  rms(error) <= unit / sqrt(3) * sqrt(roundings) * rms(values),  and a single element
-// lies within 5 of these deviations (of 10,000 normal numbers one lies beyond once in 170 times).
+// bfloat16, float16: the reference is the float64 result of the stored weights. On the way of one contribution to a hidden state lie, per layer, at
+// most kRoundings numbers that are rounded to the 16-bit type: the two norms, the weights and results of query, key and value, the weights of
+// attention, its output, the MLP's activation, and the weights of the three products behind; before the first layer the table's row, after the last
+// the final norm and the head. Each rounding is an independent relative error of at most `unit`, unit / sqrt(3) in the root mean square if it were
+// always the largest possible unit in the last place. A product sums such errors as it sums its terms, so that they stay what they are relative to
+// the sum, and a layer adds a contribution that is smaller than the stream. So  rms(error) <= unit / sqrt(3) * sqrt(roundings) * rms(values),  and a
+// single element lies within 5 of these deviations (of 10,000 normal numbers one lies beyond once in 170 times).
 #include <cstdio>
 
 #include "engine/runner.h"
@@ -67,7 +68,8 @@ static void golden(Run& run, const std::string& name, DType type) {
   Threads team(2);
   Runner runner(run.ops);
   const std::atomic<bool> never{false};
-  run.check(runner.load(checkpoint, {type, 64, 1, 16, 0, 32}, team, [](uint64_t, uint64_t) {}, never));
+  run.check(runner.load(
+      checkpoint, {type, 64, 1, 16, 0, 32}, team, [](uint64_t, uint64_t) {}, never));
 
   const DType residualType = run.ops.residualType(type), activationType = run.ops.activationType(type);
   std::vector<Difference> hidden(size_t(s.layers) + 1);
@@ -109,8 +111,8 @@ static void golden(Run& run, const std::string& name, DType type) {
     char text[200];
     const double deviation = type == DType::float32 ? 0 : relativeUnit(type) * std::sqrt(roundings / 3.0) * d.valueRms();
     const double most = type == DType::float32 ? 1e-4 : 5 * deviation;
-    std::snprintf(text, sizeof text, "%s: largest difference %.3g (at most %.3g), rms %.3g (at most %.3g) of values with rms %.3g", what.c_str(), d.most, most,
-                  d.rms(), deviation, d.valueRms());
+    std::snprintf(text, sizeof text, "%s: largest difference %.3g (at most %.3g), rms %.3g (at most %.3g) of values with rms %.3g", what.c_str(),
+                  d.most, most, d.rms(), deviation, d.valueRms());
     run.expect(d.count > 0 && d.most <= most && (type == DType::float32 || d.rms() <= deviation), text);
   };
   std::string line = "hidden states";

@@ -59,14 +59,16 @@ static const std::vector<Refusal>& refusals() {
   static auto tensor = [](Checkpoint& c) -> StoredTensor& { return placementOf(c, Slot::up).tensors[0]; };
   static auto blocks = [](Checkpoint& c) -> std::vector<int32_t>& { return placementOf(c, Slot::up).blocks; };
   static auto drop = [](Checkpoint& c, Slot slot, int layer) {
-    c.placements.erase(std::find_if(c.placements.begin(), c.placements.end(), [&](const Placement& p) { return p.slot == slot && p.layer == layer; }));
+    c.placements.erase(
+        std::find_if(c.placements.begin(), c.placements.end(), [&](const Placement& p) { return p.slot == slot && p.layer == layer; }));
   };
   static auto again = [](Checkpoint& c, Slot slot, int from, int to) {
     c.placements.push_back(placementOf(c, slot, from));
     c.placements.back().layer = to;
   };
   static const std::vector<Refusal> list = {
-      {"a tensor one element beyond the file", [](Checkpoint& c) { placementOf(c, Slot::headBias).tensors[0].offset += 4; }, "beyond the end of the file"},
+      {"a tensor one element beyond the file", [](Checkpoint& c) { placementOf(c, Slot::headBias).tensors[0].offset += 4; },
+       "beyond the end of the file"},
       {"an offset near 2^64", [](Checkpoint& c) { tensor(c).offset = ~uint64_t(0) - 3; }, "beyond the end of the file"},
       {"strides whose product overflows", [](Checkpoint& c) { tensor(c).rowStride = kHuge; }, "beyond the end of the file"},
       {"rows whose bytes overflow", [](Checkpoint& c) { tensor(c).columnStride = kHuge / 40; }, "beyond the end of the file"},

@@ -24,8 +24,9 @@ struct Loaded {
 
 }  // namespace
 
-static Status load(Run& run, Ops& ops, const Checkpoint& checkpoint, DType type, Loaded& out, const Progress& progress = [](uint64_t, uint64_t) {},
-                   const std::atomic<bool>& cancel = kNever) {
+static Status load(
+    Run& run, Ops& ops, const Checkpoint& checkpoint, DType type, Loaded& out, const Progress& progress = [](uint64_t, uint64_t) {},
+    const std::atomic<bool>& cancel = kNever) {
   Threads team(2);
   (void)run;
   return loadWeights(checkpoint, type, ops, team, out.arena.data(), out.weights, progress, cancel);
@@ -147,7 +148,8 @@ static void withoutBiases(Run& run) {
   compareAll(run, model, loaded.weights, DType::float32);
 }
 
-// Any layout in the file, and any order of rows: the table from three tensors, one of them transposed and one with gaps, at odd bytes, its rows shuffled.
+// Any layout in the file, and any order of rows: the table from three tensors, one of them transposed and one with gaps, at odd bytes, its rows
+// shuffled.
 static void anyLayout(Run& run, DType file) {
   OwnModel model = randomModel(specFor(true), file, 9);
   const int vocab = model.checkpoint.spec.vocab, hidden = model.checkpoint.spec.hidden, size = sizeOf(file);
@@ -163,7 +165,13 @@ static void anyLayout(Run& run, DType file) {
   head.blocks.clear();
   model.file->append("\x55", 1);
   for (int part = 0, first = 0; part < 3; first += counts[part++]) {
-    const int64_t rows = counts[part], rowStride = part == 1 ? 1 : part == 2 ? 2 * hidden + 3 : hidden, columnStride = part == 1 ? rows : part == 2 ? 2 : 1;
+    const int64_t rows = counts[part],
+                  rowStride = part == 1   ? 1
+                              : part == 2 ? 2 * hidden + 3
+                                          : hidden,
+                  columnStride = part == 1   ? rows
+                                 : part == 2 ? 2
+                                             : 1;
     std::vector<char> bytes(size_t((rows - 1) * rowStride + (hidden - 1) * columnStride + 1) * size_t(size), 0x7f);
     for (int64_t row = 0; row < rows; row++) {
       for (int64_t column = 0; column < hidden; column++) {
@@ -241,7 +249,9 @@ static void cancelling(Run& run) {
   std::atomic<bool> cancel{true};
   Watched watched(run.ops);
   auto aborted = [&](const Status& status) { return !status.ok() && status.failure().kind == Kind::aborted; };
-  run.expect(aborted(load(run, watched, model.checkpoint, DType::float32, loaded, [](uint64_t, uint64_t) {}, cancel)), "cancelled before it began");
+  run.expect(aborted(load(
+                 run, watched, model.checkpoint, DType::float32, loaded, [](uint64_t, uint64_t) {}, cancel)),
+             "cancelled before it began");
   run.expect(watched.stores == 0, "nothing was stored");
 
   run.check(load(run, watched, model.checkpoint, DType::float32, loaded));
@@ -249,13 +259,17 @@ static void cancelling(Run& run) {
   cancel = false;
   watched.stores = 0;
   watched.atStore = [&] { cancel = watched.stores >= 5; };
-  run.expect(aborted(load(run, watched, model.checkpoint, DType::float32, loaded, [](uint64_t, uint64_t) {}, cancel)), "cancelled on the way");
+  run.expect(aborted(load(
+                 run, watched, model.checkpoint, DType::float32, loaded, [](uint64_t, uint64_t) {}, cancel)),
+             "cancelled on the way");
   // Each of the two threads ends the piece it is at.
-  run.expect(watched.stores <= 6 && whole > 15, std::to_string(watched.stores) + " of " + std::to_string(whole) + " pieces were stored after a cancel at 5");
+  run.expect(watched.stores <= 6 && whole > 15,
+             std::to_string(watched.stores) + " of " + std::to_string(whole) + " pieces were stored after a cancel at 5");
 
   cancel = false;
   watched.atStore = nullptr;
-  run.expect(aborted(load(run, watched, model.checkpoint, DType::float32, loaded, [&](uint64_t done, uint64_t total) { cancel = done == total; }, cancel)),
+  run.expect(aborted(load(
+                 run, watched, model.checkpoint, DType::float32, loaded, [&](uint64_t done, uint64_t total) { cancel = done == total; }, cancel)),
              "cancelled when all was there");
 }
 
@@ -290,9 +304,9 @@ static void resident(double& own, double& mapped) {
   mapped = double(shared) * page;
 }
 
-// Of the process's own memory, besides the weights: for each of the two threads a piece of at most 2^18 numbers as fp32 (1 MB) and as 16 bits (0.5 MB),
-// and 8 bytes for each row of the largest tensor (0.1 MB): 3.2 MB, and as much again for what the allocator keeps. Of mapped files: the tensor that is
-// being read. The weights are touched first, so that they count before.
+// Of the process's own memory, besides the weights: for each of the two threads a piece of at most 2^18 numbers as fp32 (1 MB) and as 16 bits (0.5
+// MB), and 8 bytes for each row of the largest tensor (0.1 MB): 3.2 MB, and as much again for what the allocator keeps. Of mapped files: the tensor
+// that is being read. The weights are touched first, so that they count before.
 static void boundedMemory(Run& run) {
   Spec s = smallSpec();
   s.layers = 4;
@@ -317,7 +331,8 @@ static void boundedMemory(Run& run) {
   run.check(load(run, watched, model.checkpoint, DType::bfloat16, loaded));
   const double largest = double(s.vocab) * s.hidden * 2, file = double(model.file->size());
   char text[200];
-  std::snprintf(text, sizeof text, "%d pieces of a file of %.1f MB took %.2f MB besides the weights, and %.1f MB of the file were mapped at most (largest tensor %.1f)",
+  std::snprintf(text, sizeof text,
+                "%d pieces of a file of %.1f MB took %.2f MB besides the weights, and %.1f MB of the file were mapped at most (largest tensor %.1f)",
                 int(watched.stores), file * 1e-6, ownMost * 1e-6, mappedMost * 1e-6, largest * 1e-6);
   run.expect(watched.stores > 50 && ownMost < 6.4e6, text);
   run.expect(mappedMost < largest + 2e6 && mappedMost > 1e6, text);

@@ -2,8 +2,8 @@
 // through the ops as the model runs it, and compared under its own name, so that a failure says where the arithmetic departs.
 //
 // The steps form a chain from the embedding to the logits. A number of a step is the result of all roundings before it, each an error of at most
-// u = 2^-24 of the largest number on the way; they are independent, so that r of them add up to u sqrt(r) in the root mean square. The bound is 4 times
-// that: 3 deviations for the largest of a hundred elements, and some room for steps that pass an error on by more than 1 (a norm divides by a
+// u = 2^-24 of the largest number on the way; they are independent, so that r of them add up to u sqrt(r) in the root mean square. The bound is 4
+// times that: 3 deviations for the largest of a hundred elements, and some room for steps that pass an error on by more than 1 (a norm divides by a
 // deviation near 0.5). All bounds are below 1e-4 of numbers near 4, while the smallest mistake of meaning moves them by 1e-3 or more.
 #include "model/forward.h"
 #include "models.h"
@@ -14,7 +14,8 @@ namespace {
 
 class Example {
  public:
-  Example(Run& run, const Json& json) : run_(run), json_(json), config_(json["config"]), spec_(specOf(config_)), neox_(config_["model_type"].string == "gpt_neox") {
+  Example(Run& run, const Json& json)
+      : run_(run), json_(json), config_(json["config"]), spec_(specOf(config_)), neox_(config_["model_type"].string == "gpt_neox") {
     rows_ = int(json["input_ids"].items.size());
     attention_ = spec_.heads * spec_.headSize;
     load();
@@ -58,8 +59,9 @@ class Example {
     arena_ = std::make_unique<Buffer>(run_, weightBytes(spec_, run_.ops, DType::float32).total());
     Threads alone(1);
     const std::atomic<bool> never{false};
-    run_.check(loadWeights(checkpointOf(config_, file.path(), tensors), DType::float32, run_.ops, alone, arena_->data(), model_.weights,
-                           [](uint64_t, uint64_t) {}, never));
+    run_.check(loadWeights(
+        checkpointOf(config_, file.path(), tensors), DType::float32, run_.ops, alone, arena_->data(), model_.weights, [](uint64_t, uint64_t) {},
+        never));
   }
 
   void prepare() {
@@ -90,7 +92,8 @@ class Example {
       add(Floats(size_t(n) * size_t(width)));
       return arrays_.back().data();
     };
-    activations_ = {buffer(spec_.hidden), buffer(spec_.hidden + 1), buffer(attention_), buffer(attention_ + spec_.inner), nullptr, DType::float32, DType::float32};
+    activations_ = {buffer(spec_.hidden), buffer(spec_.hidden + 1), buffer(attention_), buffer(attention_ + spec_.inner), nullptr, DType::float32,
+                    DType::float32};
     activations_.logits = static_cast<float*>(buffer(spec_.vocab));
   }
 
@@ -153,7 +156,8 @@ class Example {
       for (int i = 0; i < h; i++) square += double(a[size_t(p * h + i)]) * a[size_t(p * h + i)];
       Floats matrix(size_t(n) * size_t(h + 1)), x(size_t(rows_ + 1) * size_t(h + 1));
       for (int row = attention_; row < n; row++) {
-        for (int i = 0; i < h; i++) matrix[size_t(row * (h + 1) + i)] = row < 2 * attention_ ? stored[size_t(row * h + i)] : float(a[size_t(p * h + i)] / square);
+        for (int i = 0; i < h; i++)
+          matrix[size_t(row * (h + 1) + i)] = row < 2 * attention_ ? stored[size_t(row * h + i)] : float(a[size_t(p * h + i)] / square);
         if (row < 2 * attention_) matrix[size_t(row * (h + 1) + h)] = bias[size_t(row)];
       }
       for (int i = 0; i < h; i++) x[size_t(p * (h + 1) + i)] = a[size_t(p * h + i)];
