@@ -7,10 +7,10 @@ import { readCheckpoint, type Checkpoint } from './checkpoint/checkpoint.js'
 import type { ModelSpec } from './checkpoint/config.js'
 import type { GenerationConfig } from './checkpoint/generation.js'
 import { resolveModel } from './checkpoint/hub.js'
-import type { Asked, Generation, Plan, Sample, StreamPiece, TokenLogprob } from './answers.js'
+import type { Generation, Plan, Sample, StreamPiece, TokenLogprob } from './answers.js'
 import { Engine } from './engine.js'
 import { ContextLengthError, OptionError, TokenizerError } from './errors.js'
-import { loadNative, type DTypeName, type NativeEvent, type NativeLoadOptions, type NativeRequest, type NativeStats } from './native.js'
+import { loadNative, type NativeEvent, type NativeLoadOptions, type NativeRequest, type NativeStats } from './native.js'
 import {
   check,
   completeOptions,

@@ -42,7 +42,7 @@ struct Kept : Save {
   }
 };
 
-// The largest difference, and that in units of the values' root mean square.
+// How far numbers are from their reference.
 struct Difference {
   double most = 0, squares = 0, valueSquares = 0;
   size_t count = 0;

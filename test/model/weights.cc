@@ -25,10 +25,9 @@ struct Loaded {
 }  // namespace
 
 static Status load(
-    Run& run, Ops& ops, const Checkpoint& checkpoint, DType type, Loaded& out, const Progress& progress = [](uint64_t, uint64_t) {},
+    Ops& ops, const Checkpoint& checkpoint, DType type, Loaded& out, const Progress& progress = [](uint64_t, uint64_t) {},
     const std::atomic<bool>& cancel = kNever) {
   Threads team(2);
-  (void)run;
   return loadWeights(checkpoint, type, ops, team, out.arena.data(), out.weights, progress, cancel);
 }
 
@@ -131,7 +130,7 @@ static void everyPair(Run& run, DType file, DType memory) {
   for (const Spec& spec : {specFor(true), specFor(false), specFor(true, true)}) {
     const OwnModel model = randomModel(spec, file, 7);
     Loaded loaded = room(run, model.checkpoint, memory);
-    run.check(load(run, run.ops, model.checkpoint, memory, loaded));
+    run.check(load(run.ops, model.checkpoint, memory, loaded));
     compareAll(run, model, loaded.weights, memory);
   }
 }
@@ -144,7 +143,7 @@ static void withoutBiases(Run& run) {
     return values;
   });
   Loaded loaded = room(run, model.checkpoint, DType::float32);
-  run.check(load(run, run.ops, model.checkpoint, DType::float32, loaded));
+  run.check(load(run.ops, model.checkpoint, DType::float32, loaded));
   compareAll(run, model, loaded.weights, DType::float32);
 }
 
@@ -184,7 +183,7 @@ static void anyLayout(Run& run, DType file) {
     model.file->append(bytes.data(), bytes.size());
   }
   Loaded loaded = room(run, model.checkpoint, DType::float32);
-  run.check(load(run, run.ops, model.checkpoint, DType::float32, loaded));
+  run.check(load(run.ops, model.checkpoint, DType::float32, loaded));
   run.same("head", fetched(run, loaded.weights.head), values);
 
   // The same rows through steps: even target rows from the first half of the source, odd ones from the second, in steps of 2 and 1.
@@ -192,7 +191,7 @@ static void anyLayout(Run& run, DType file) {
   const int inner = model.checkpoint.spec.inner;
   const Floats before = stored(model, Slot::up, 0);
   up.blocks = {0, 0, 1, 0, 2, inner / 2, 0, inner / 2, 1, 1, 2, inner / 2};
-  run.check(load(run, run.ops, model.checkpoint, DType::float32, loaded));
+  run.check(load(run.ops, model.checkpoint, DType::float32, loaded));
   Floats want(before.size());
   for (int row = 0; row < inner; row++) {
     const int source = row % 2 ? inner / 2 + row / 2 : row / 2;
@@ -200,7 +199,7 @@ static void anyLayout(Run& run, DType file) {
   }
   run.same("up", fetched(run, loaded.weights.layers[0].up), want);
   up.blocks = {0, 0, 2, 0, 1, inner / 2, 0, 1, 2, inner / 2, 1, inner / 2};
-  run.check(load(run, run.ops, model.checkpoint, DType::float32, loaded));
+  run.check(load(run.ops, model.checkpoint, DType::float32, loaded));
   for (int row = 0; row < inner; row++) {
     const int source = row < inner / 2 ? 2 * row : 2 * (row - inner / 2) + 1;
     std::copy_n(before.begin() + source * hidden, hidden, want.begin() + row * hidden);
@@ -254,7 +253,7 @@ static void cancelling(Run& run) {
              "cancelled before it began");
   run.expect(watched.stores == 0, "nothing was stored");
 
-  run.check(load(run, watched, model.checkpoint, DType::float32, loaded));
+  run.check(load(watched, model.checkpoint, DType::float32, loaded));
   const int whole = watched.stores;
   cancel = false;
   watched.stores = 0;
@@ -279,7 +278,7 @@ static void progress(Run& run) {
     Loaded loaded = room(run, model.checkpoint, DType::bfloat16);
     uint64_t last = 0, end = 0;
     size_t reports = 0, wrong = 0;
-    run.check(load(run, run.ops, model.checkpoint, DType::bfloat16, loaded, [&](uint64_t done, uint64_t total) {
+    run.check(load(run.ops, model.checkpoint, DType::bfloat16, loaded, [&](uint64_t done, uint64_t total) {
       if (done <= last || (end && total != end) || done > total) wrong++;
       last = done;
       end = total;
@@ -328,7 +327,7 @@ static void boundedMemory(Run& run) {
     ownMost = std::max(ownMost, own - ownBefore);
     mappedMost = std::max(mappedMost, mapped - mappedBefore);
   };
-  run.check(load(run, watched, model.checkpoint, DType::bfloat16, loaded));
+  run.check(load(watched, model.checkpoint, DType::bfloat16, loaded));
   const double largest = double(s.vocab) * s.hidden * 2, file = double(model.file->size());
   char text[200];
   std::snprintf(text, sizeof text,
@@ -346,7 +345,7 @@ static void arena(Run& run) {
       const OwnModel model = randomModel(specFor(parallel), DType::float32, 5);
       const Spec& s = model.checkpoint.spec;
       Loaded loaded = room(run, model.checkpoint, type);
-      run.check(load(run, run.ops, model.checkpoint, type, loaded));
+      run.check(load(run.ops, model.checkpoint, type, loaded));
       std::vector<std::pair<const char*, size_t>> parts;
       auto add = [&](const void* data, size_t bytes) {
         if (data) parts.push_back({static_cast<const char*>(data), bytes});
