@@ -23,7 +23,7 @@ const library = (name) => spawnSync('g++', [`-print-file-name=${name}`], { encod
 const env = {
   LD_PRELOAD: `${library('libasan.so')} ${library('libubsan.so')}`,
   // Node leaks at exit by design. Allocations beyond 1 GiB are refused: no file of the fuzzers is that large.
-  ASAN_OPTIONS: 'detect_leaks=0:max_allocation_size_mb=1024:allocator_may_return_null=0',
+  ASAN_OPTIONS: 'detect_leaks=0:quarantine_size_mb=16:max_allocation_size_mb=1024:allocator_may_return_null=0',
   EWE_NATIVE: join(root, 'build-asan/ewe.node'),
 }
 const scaled = (count) => String(Math.max(100, Math.round(count * Number(values.scale))))

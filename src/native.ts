@@ -1,5 +1,5 @@
 import { closeSync, existsSync, openSync, readSync, fstatSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { arch, platform } from 'node:process'
 import { NativeError } from './errors.js'
 import { packageFolder, packageVersion } from './package.js'
@@ -25,7 +25,7 @@ export interface NativeSpec {
 
 export type DTypeName = 'float32' | 'bfloat16' | 'float16'
 
-/** Where the native code puts a tensor. Matrices are `[outputs, inputs]`; everything named `…Bias` or `norm…` is one row. */
+/** Where the native code puts a tensor. Matrices are `[outputs, inputs]`; vectors (`…Bias`, `norm…`, `final…`) have one column. */
 export type Slot =
   | 'embed'
   | 'norm1Weight'
@@ -219,9 +219,9 @@ export function loadNative(): Native {
   return (loaded = result.native)
 }
 
-/** Where {@link loadNative} looks. */
-export function addonPath(): string {
-  return process.env['EWE_NATIVE'] ?? join(packageFolder(), 'prebuilds', platformKey(), 'ewe.node')
+/** Where {@link loadNative} looks: what `EWE_NATIVE` names, else the package's own. */
+export function addonPath(chosen = process.env['EWE_NATIVE']): string {
+  return chosen ? resolve(chosen) : join(packageFolder(), 'prebuilds', platformKey(), 'ewe.node')
 }
 
 /** `linux-x64`; with `-musl` behind it where the C library is not glibc. */
@@ -287,7 +287,7 @@ function explain(attempt: LoadAttempt): string {
   const lines = [`The native addon of ewe could not be loaded on ${platformKey()}, Node ${process.version}.`, `  tried ${attempt.path}: ${attempt.cause}`]
   const inClone = existsSync(join(packageFolder(), 'src'))
   lines.push('What helps:')
-  if (process.env['EWE_NATIVE'] !== undefined) lines.push('  unset EWE_NATIVE     to use the addon of the package')
+  if (process.env['EWE_NATIVE']) lines.push('  unset EWE_NATIVE     to use the addon of the package')
   if (platform !== 'linux' || (arch !== 'x64' && arch !== 'arm64')) lines.push('  ewe runs on Linux, on x64 and arm64 processors')
   else if (inClone) lines.push('  npm run build        builds it (needs g++, make, and cmake or python3)')
   else lines.push('  npx ewe build        builds it from the sources in the package (needs g++, make, and cmake or python3)', '  npm install ewe      brings a damaged package back')

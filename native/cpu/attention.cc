@@ -17,7 +17,9 @@ struct QueryTile {
 struct Memory {
   char* q;
   float *scores, *sums, *lastPair;
-  static size_t bytes(int headSize) { return size_t(kQueries) * (roundUp(headSize, kPanel) * 8 + kSplit * 4) + size_t(roundUp(headSize, kPanel)) * 4; }
+  static size_t bytes(int headSize) {
+    return size_t(kQueries) * (roundUp(headSize, kPanel) * 8 + kSplit * 4) + size_t(roundUp(headSize, kPanel)) * 4;
+  }
   Memory(void* scratch, int headSize) {
     const long padded = roundUp(headSize, kPanel);
     q = static_cast<char*>(scratch);
@@ -95,7 +97,8 @@ class Attention {
       const int longest = counts[t.count - 1];
       scoreSplit(pages, t.kvHead, split, longest, t.count - first, q + first * inner_, m.scores + first * kSplit);
       for (int i = first; i < t.count; i++) {
-        weigh(m.scores + i * kSplit, counts[i], int(roundUp(counts[i], 16)), a_.scale, running[i], m.sums + i * padded_, padded_, formatOf(a_.type), a_.type);
+        weigh(m.scores + i * kSplit, counts[i], int(roundUp(counts[i], 16)), a_.scale, running[i], m.sums + i * padded_, padded_, formatOf(a_.type),
+              a_.type);
       }
       for (int i = first; i < t.count; i += kTileRows) {
         const int n = t.count - i < kTileRows ? t.count - i : kTileRows;
@@ -140,8 +143,8 @@ class Attention {
     });
   }
 
-  // Adds the weighted values to n queries from `query` on: the positions that all have in common, then what each has beyond. What lies in the cache behind
-  // a query's own position is never multiplied, not even by zero: it may be another's, or no number at all.
+  // Adds the weighted values to n queries from `query` on: the positions that all have in common, then what each has beyond. What lies in the cache
+  // behind a query's own position is never multiplied, not even by zero: it may be another's, or no number at all.
   void addValues(const int* pages, int kvHead, int split, int n, const int* counts, const Memory& m, int query) const {
     const int common = counts[0] / KeyKind::kStep * KeyKind::kStep;
     addRun(pages, kvHead, split, 0, common, n, m, query);

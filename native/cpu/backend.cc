@@ -15,7 +15,8 @@ Cpu::~Cpu() { host::release(scratch_); }
 
 Cpu::Sizes Cpu::sizes(const Limits& l) const {
   const size_t norms = 2 * size_t(paddedK(l.width, l.type)) * sizeOf(formatOf(l.type));
-  const size_t longest = size_t(paddedK(l.width > l.heads * l.headSize ? l.width : l.heads * l.headSize, DType::bfloat16) + paddedK(l.inner, DType::bfloat16));
+  const size_t longest =
+      size_t(paddedK(l.width > l.heads * l.headSize ? l.width : l.heads * l.headSize, DType::bfloat16) + paddedK(l.inner, DType::bfloat16));
   const size_t converted = l.type == DType::bfloat16 ? longest * sizeOf(formatOf(l.type)) : 0;
   const size_t perRow = norms > converted ? norms : converted;
   Sizes s;
@@ -51,14 +52,16 @@ Status Cpu::checkProduct(const Matrix& m, DType type, int rows) const {
     return Status::fail(Kind::internal, "The CPU multiplies bfloat16 matrices with bfloat16 inputs, others with float32 inputs.");
   const int longest = (limits_.width > limits_.heads * limits_.headSize ? limits_.width : limits_.heads * limits_.headSize) + limits_.inner;
   if (rows < 1 || rows > limits_.rows || m.k > longest || (type == DType::bfloat16 && limits_.type != type))
-    return Status::fail(Kind::internal, "A product of %d rows and k = %d is beyond the reserved %d rows and k = %d.", rows, m.k, limits_.rows, longest);
+    return Status::fail(Kind::internal, "A product of %d rows and k = %d is beyond the reserved %d rows and k = %d.", rows, m.k, limits_.rows,
+                        longest);
   return {};
 }
 
 Status Cpu::checkCache(const Cache& c, DType type, int rows) const {
   if (c.type != type || type == DType::float16) return Status::fail(Kind::internal, "The CPU's cache has the type of the activations.");
   if (c.pageSize < 1 || c.pageSize % kPanel || c.blockBytes < (long long)blockBytes(c.pageSize, c.headSize, c.type))
-    return Status::fail(Kind::internal, "A cache with pages of %d tokens and blocks of %lld bytes does not fit the CPU's layout.", c.pageSize, c.blockBytes);
+    return Status::fail(Kind::internal, "A cache with pages of %d tokens and blocks of %lld bytes does not fit the CPU's layout.", c.pageSize,
+                        c.blockBytes);
   if (rows < 1 || rows > limits_.rows || c.headSize > limits_.headSize || (c.headSize % 2 && c.headSize != limits_.headSize))
     return Status::fail(Kind::internal, "%d rows with heads of %d are beyond the reserved %d rows and heads of %d.", rows, c.headSize, limits_.rows,
                         limits_.headSize);
@@ -94,7 +97,8 @@ static long indexOf(const Matrix& m, int row, int column) {
 
 static Status checkPiece(const Matrix& m, int firstRow, int firstColumn, int rows, int columns) {
   if (firstRow >= 0 && firstColumn >= 0 && rows >= 0 && columns >= 0 && rows <= m.n - firstRow && columns <= m.k - firstColumn) return {};
-  return Status::fail(Kind::internal, "A piece of %d x %d at row %d, column %d lies outside a matrix of %d x %d.", rows, columns, firstRow, firstColumn, m.n, m.k);
+  return Status::fail(Kind::internal, "A piece of %d x %d at row %d, column %d lies outside a matrix of %d x %d.", rows, columns, firstRow,
+                      firstColumn, m.n, m.k);
 }
 
 // A column of 16 rows at a time: that is one vector of a panel, and 16 streams of the source.

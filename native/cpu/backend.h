@@ -40,7 +40,8 @@ class Cpu final : public Ops {
   // body(begin, end, thread) over pieces of [0, items); runs on the caller alone when there is only one piece of `grain`.
   template <class F>
   void each(long items, long grain, F body) {
-    host::each(threads_, items, grain, [](void* f, long begin, long end, int thread) { (*static_cast<F*>(f))(begin, end, thread); }, &body);
+    host::each(
+        threads_, items, grain, [](void* f, long begin, long end, int thread) { (*static_cast<F*>(f))(begin, end, thread); }, &body);
   }
   int threads() const { return host::threads(threads_); }
   // Memory of one thread within one op, aligned to 64 bytes: at least 8 * limits().vocab + 4096 bytes. Its content does not outlive the op.

@@ -3,8 +3,8 @@
 
 namespace ewe::EWE_CPU {
 
-// Both products are one loop over their tiles. For few rows the norms are no step of their own: each thread computes them for itself, so that a decode
-// step waits once.
+// Both products are one loop over their tiles. For few rows the norms are no step of their own: each thread computes them for itself, so that a
+// decode step waits once.
 Status Cpu::blockIn(const BlockIn& b) {
   const int rows = b.step.rows, width = b.width;
   EWE_TRY(checkProduct(b.qkvMatrix, b.type, rows));

@@ -45,7 +45,8 @@ inline void finishQkv(const Qkv& qkv, DType type, const Rows& step, int row, int
   const Cache& cache = qkv.cache;
   const int d = cache.headSize, position = step.position[row];
   const int page = step.pages[(long long)step.sequence[row] * step.pagesStride + position / cache.pageSize], t = position % cache.pageSize;
-  const float *cos = qkv.rotary.cos + (long long)position * (qkv.rotary.size / 2), *sin = qkv.rotary.sin + (long long)position * (qkv.rotary.size / 2);
+  const float *cos = qkv.rotary.cos + (long long)position * (qkv.rotary.size / 2),
+              *sin = qkv.rotary.sin + (long long)position * (qkv.rotary.size / 2);
   if (qkv.clip > 0) {
     for (int i = 0; i < columns; i++) c[i] = c[i] > qkv.clip ? qkv.clip : c[i] < -qkv.clip ? -qkv.clip : c[i];
   }

@@ -11,11 +11,11 @@ struct Operand {
   long stride;  // elements
 };
 
-constexpr int kGroup = 4;                         // panels of one item of work
+constexpr int kGroup = 4;  // panels of one item of work
 constexpr int kGroupColumns = kGroup * kPanel;
-constexpr int kBlockSteps = 512;                  // along k: a group's weights stay in the second-level cache while the rows pass
+constexpr int kBlockSteps = 512;  // along k: a group's weights stay in the second-level cache while the rows pass
 constexpr int kMaxRowBlock = 96;
-constexpr int kPrivateRows = 6;                   // up to here each thread prepares the input for itself rather than wait for the others
+constexpr int kPrivateRows = 6;  // up to here each thread prepares the input for itself rather than wait for the others
 constexpr size_t kTileBytes = size_t(kMaxRowBlock) * kGroupColumns * 4;
 
 // As many rows as keep their input in the second-level cache; any number gives the same bits.

@@ -39,7 +39,8 @@ inline void normalise(const float* x, Statistics s, const float* weight, const f
     const int left = width - i < 16 ? width - i : 16;
     const bool full = left == 16;
     const Vector d = ((full ? load(x + i) : loadFirst(x + i, left)) - mean - rest) * scale;
-    const Vector y = fma(d, full ? load(weight + i) : loadFirst(weight + i, left), bias ? (full ? load(bias + i) : loadFirst(bias + i, left)) : zero());
+    const Vector y =
+        fma(d, full ? load(weight + i) : loadFirst(weight + i, left), bias ? (full ? load(bias + i) : loadFirst(bias + i, left)) : zero());
     if (format == Format::bfloat16) {
       const Words h = roundBfloat16(y);
       uint16_t* p = static_cast<uint16_t*>(out) + i;

@@ -120,7 +120,8 @@ EWE_INLINE void tile(int steps, const typename Kind::Row* x, long xStride, Panel
 }
 
 template <class Kind, int rows, int panels>
-__attribute__((noinline)) void tiles(int count, int steps, const typename Kind::Row* x, long xStride, Panels<Kind> w, float* c, long cStride, bool add) {
+__attribute__((noinline)) void tiles(int count, int steps, const typename Kind::Row* x, long xStride, Panels<Kind> w, float* c, long cStride,
+                                     bool add) {
   for (; count >= panels; count -= panels) {
     tile<Kind, rows, panels>(steps, x, xStride, w, c, cStride, add);
     w.data += panels * w.panelStride;

@@ -58,12 +58,11 @@ const Set kSets[] = {
 
 }  // namespace
 
-const char* const kCpuSets[] = {
-    "plain",
+const char* const kCpuSets[] = {"plain",
 #if defined(__x86_64__)
-    "avx2", "avx512", "avx512bf16",
+                                "avx2", "avx512", "avx512bf16",
 #endif
-    nullptr};
+                                nullptr};
 
 bool cpuSupports(const char* name) {
   for (const Set& set : kSets)

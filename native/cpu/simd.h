@@ -1,6 +1,7 @@
 // Vectors of 16 floats, whatever the machine's own width, and the arithmetic that every op of the CPU device is written with.
 //
-// A Vector is 1, 2 or 4 registers. The same expression means the same sequence of roundings on every set but for fma, which the plain set rounds twice.
+// A Vector is 1, 2 or 4 registers. The same expression means the same sequence of roundings on every set but for fma, which the plain set rounds
+// twice.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -61,7 +62,6 @@ EWE_INLINE Words loadWords(const void* p) {
   EWE_PARTS memcpy(&r.part[i], static_cast<const uint32_t*>(p) + i * kLanes, sizeof r.part[i]);
   return r;
 }
-EWE_INLINE void storeWords(void* p, Words v) { EWE_PARTS memcpy(static_cast<uint32_t*>(p) + i * kLanes, &v.part[i], sizeof v.part[i]); }
 EWE_INLINE Vector set(float x) {
   Vector r;
   EWE_PARTS r.part[i] = x - FloatPart{};
@@ -155,9 +155,7 @@ EWE_INLINE Vector max(Vector a, Vector b) { return select(b < a, a, b); }
 EWE_INLINE Vector min(Vector a, Vector b) { return select(a < b, a, b); }
 // The lanes from 0 to n - 1.
 alignas(64) constexpr uint32_t kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-EWE_INLINE Mask firstLanes(int n) {
-  return loadWords(kLane) < setWords(uint32_t(n));
-}
+EWE_INLINE Mask firstLanes(int n) { return loadWords(kLane) < setWords(uint32_t(n)); }
 
 // a * b + c, rounded once (on the plain set twice).
 EWE_INLINE Vector fma(Vector a, Vector b, Vector c) {

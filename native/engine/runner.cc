@@ -42,8 +42,10 @@ Status Runner::load(const Checkpoint& checkpoint, const EngineOptions& options, 
   auto* rotary = static_cast<unsigned char*>(arenas_.rotary);
   model_.rotary.cos = reinterpret_cast<float*>(rotary);
   model_.rotary.sin = reinterpret_cast<float*>(rotary + layout_.rotary / 2);
-  EWE_TRY(ops_.upload(rotary, cos.data(), entries * sizeof(float)));
-  EWE_TRY(ops_.upload(rotary + layout_.rotary / 2, sin.data(), entries * sizeof(float)));
+  if (entries > 0) {
+    EWE_TRY(ops_.upload(rotary, cos.data(), entries * sizeof(float)));
+    EWE_TRY(ops_.upload(rotary + layout_.rotary / 2, sin.data(), entries * sizeof(float)));
+  }
 
   model_.cache = {arenas_.cache, activations_.type, options.pageSize, s.kvHeads, s.headSize, (long long)layout_.cacheBlock};
   model_.cacheLayer = (long long)layout_.cacheLayer;

@@ -42,6 +42,7 @@ static uint16_t toBfloat(float value) {
 }
 
 void widen(const void* source, DType type, int64_t count, float* target) {
+  if (count <= 0) return;  // memcpy takes no null pointers, even for nothing
   if (type == DType::float32) {
     std::memcpy(target, source, size_t(count) * sizeof(float));
     return;
@@ -56,6 +57,7 @@ void widen(const void* source, DType type, int64_t count, float* target) {
 }
 
 void narrow(const float* source, int64_t count, DType type, void* target) {
+  if (count <= 0) return;
   if (type == DType::float32) {
     std::memcpy(target, source, size_t(count) * sizeof(float));
     return;

@@ -23,8 +23,9 @@ export function build(options: BuildOptions = {}): number {
   if (options.tool !== undefined) args.push('--tool', options.tool)
   const { status } = spawnSync(process.execPath, args, { stdio: ['ignore', 2, 2] })
   if (status !== 0) return 1
-  const result = tryLoad(addonPath())
-  if ('cause' in result) throw new NativeError(`The build ended well, but ${result.path} cannot be loaded: ${result.cause}`)
-  console.log(addonPath())
+  const built = addonPath('')
+  const result = tryLoad(built)
+  if ('cause' in result) throw new NativeError(`The build ended well, but ${built} cannot be loaded: ${result.cause}`)
+  console.log(built)
   return 0
 }

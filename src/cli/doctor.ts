@@ -81,7 +81,7 @@ function findProblems(found: Diagnosis): Diagnosis['problems'] {
     const lacking = missingTools(found.tools)
     const build = existsSync(join(found.ewe.folder, 'src')) ? 'npm run build' : 'npx ewe build'
     const first = lacking.length > 0 ? `install ${lacking.join(', ')} (Debian and Ubuntu: apt-get install g++ make python3), then ` : ''
-    const help = found.environment['EWE_NATIVE'] === undefined ? `${first}${build}` : 'unset EWE_NATIVE, or let it name the addon of this version'
+    const help = !found.environment['EWE_NATIVE'] ? `${first}${build}` : 'unset EWE_NATIVE, or let it name the addon of this version'
     problems.push({ what: `the native addon cannot be loaded: ${found.addon.cause}`, help, fatal: true })
   }
   if (found.tokenizer.cause !== undefined) {

@@ -36,6 +36,8 @@ static void hammer(Run& run, int count) {
         [](void* context, long begin, long end, int thread) {
           Loop& loop = *static_cast<Loop*>(context);
           if (thread < 0 || thread >= loop.threads || begin >= end) loop.outside++;
+          // Workers that are late must be waited for.
+          if (loop.round % 10 == 0 && thread > 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
           for (long i = begin; i < end; i++) {
             loop.visits[size_t(i)]++;
             loop.plain[size_t(i)] += loop.round;

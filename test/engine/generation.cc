@@ -109,7 +109,8 @@ static void cuts(Run& run, DType type) {
 // Sample i is the same whether it is drawn alone or among others, all at once or a few at a time, with ends that come at different times.
 static void batches(Run& run) {
   const OwnModel model = randomModel(smallSpec(), DType::float32, 22);
-  Request r = request(33, 14, 7);
+  // A short sample has one page of its own, a long one two: a page given back too early would be taken while others read it.
+  Request r = request(40, 14, 7);
   r.endIds = {3, 17, 40, 50, 60};
   const Produced whole = produce(run, model, options(), r);
   size_t shortest = 99, longest = 0;

@@ -27,8 +27,8 @@ void attentionReference(const AttentionShape& s, int first, int rows, const Boun
       double total = 0, spread = 0;
       for (int p = 0; p < count; p++) spread = std::max(spread, largest - score[p]);
       for (int p = 0; p < count; p++) total += score[p] = std::exp(score[p] - largest);
-      // Relative error of a weight: of its score against the largest, of the difference and its product with the scale (both grow with the spread), of
-      // the exponential, of the rescaling of each split; then of the weight's own rounding and of the sums.
+      // Relative error of a weight: of its score against the largest, of the difference and its product with the scale (both grow with the spread),
+      // of the exponential, of the rescaling of each split; then of the weight's own rounding and of the sums.
       const double weight = 2 * (2 * miss + (2 * spread + 8 + 8 * (count / 256 + 1)) * kUnit) + (s.type == DType::float32 ? 0 : 2 * unitOf(s.type));
       for (int i = 0; i < d; i++) {
         double sum = 0, magnitude = 0, carried = 0;

@@ -58,9 +58,22 @@ struct Layer {
     limits.type = type;
     run.check(run.ops.reserve(limits));
     const Cache cache = {arena.data(), type, kPageSize, s.kvHeads, s.headSize, (long long)blockBytes()};
-    in = {x.data(), weight[0].floats(), bias[0].floats(), s.second ? weight[1].floats() : nullptr, s.second ? bias[1].floats() : nullptr,
-          qkvMatrix.matrix, up.matrix, {q.data(), cache, {cos.floats(), sin.floats(), s.rotary}, s.heads, s.clip}, hidden.data(), {}, s.width,
-          hiddenStride, 1e-5f, s.activation, DType::float32, type};
+    in = {x.data(),
+          weight[0].floats(),
+          bias[0].floats(),
+          s.second ? weight[1].floats() : nullptr,
+          s.second ? bias[1].floats() : nullptr,
+          qkvMatrix.matrix,
+          up.matrix,
+          {q.data(), cache, {cos.floats(), sin.floats(), s.rotary}, s.heads, s.clip},
+          hidden.data(),
+          {},
+          s.width,
+          hiddenStride,
+          1e-5f,
+          s.activation,
+          DType::float32,
+          type};
   }
   size_t blockBytes() const { return run.ops.blockBytes(kPageSize, shape.headSize, type); }
   int pages() const {
@@ -133,7 +146,9 @@ static Bounded productReference(const Weights& w, const Doubles& value, const Do
   return out;
 }
 
-static double stored(DType type, double value, double error) { return type == DType::float32 ? error : error + unitOf(type) * (std::fabs(value) + error); }
+static double stored(DType type, double value, double error) {
+  return type == DType::float32 ? error : error + unitOf(type) * (std::fabs(value) + error);
+}
 
 static void blockIn(Run& run, const Shape& s) {
   Layer l(run, s, Random(8));
@@ -176,7 +191,8 @@ static void blockIn(Run& run, const Shape& s) {
           const int other = component % 2 ? c - 1 : c + 1;
           const double cosine = l.cos.host[at], sine = (component % 2 ? 1 : -1) * l.sin.host[at];
           const double first = value * cosine, second = clipped(other) * sine;
-          error = error * std::fabs(cosine) + projection.error[row * s.qkv() + other] * std::fabs(sine) + 2 * kUnit * (std::fabs(first) + std::fabs(second));
+          error = error * std::fabs(cosine) + projection.error[row * s.qkv() + other] * std::fabs(sine) +
+                  2 * kUnit * (std::fabs(first) + std::fabs(second));
           value = first + second;
         }
         (head < s.heads ? queries : head < s.heads + s.kvHeads ? keys : values).push(value, stored(l.type, value, error));
@@ -204,8 +220,8 @@ static void sameAsParts(Run& run, const Shape& s) {
 
   Layer parts(run, s, Random(9));
   const Array a = run.zeros(rows * s.width, l.type), b = run.zeros(rows * s.width, l.type);
-  Norm norm = {parts.x.data(), nullptr, parts.in.weight, parts.in.bias, a.data(), parts.in.weight2, parts.in.bias2, s.second ? b.data() : nullptr,
-               int(rows), s.width, parts.in.eps, DType::float32, l.type};
+  Norm norm = {parts.x.data(), nullptr, parts.in.weight, parts.in.bias,  a.data(), parts.in.weight2, parts.in.bias2, s.second ? b.data() : nullptr,
+               int(rows),      s.width, parts.in.eps,    DType::float32, l.type};
   run.check(run.ops.norm(norm));
   Linear linear = {};
   linear.x = a.data();
@@ -343,10 +359,12 @@ static Suite suite([](Cases& cases) {
       s.lengths = {100};
       sameBits(run, s);
     });
-    for (int rows : {1, 6, 7, 40}) cases.test(prefix + "out " + std::to_string(rows) + " rows", [=](Run& run) { blockOut(run, type, rows, 72, 360); });
+    for (int rows : {1, 6, 7, 40})
+      cases.test(prefix + "out " + std::to_string(rows) + " rows", [=](Run& run) { blockOut(run, type, rows, 72, 360); });
     cases.test(prefix + "out ragged", [=](Run& run) { blockOut(run, type, 9, 33, 165); });
 
-    for (int rows : {1, 8, 512}) cases.bench(prefix + "in " + std::to_string(rows) + " rows of 768", [=](Run& run) { bench(run, type, rows, rows > 8 ? 1 : 30); });
+    for (int rows : {1, 8, 512})
+      cases.bench(prefix + "in " + std::to_string(rows) + " rows of 768", [=](Run& run) { bench(run, type, rows, rows > 8 ? 1 : 30); });
     cases.bench(prefix + "in 1 row of 192", [=](Run& run) { benchSmall(run, type); });
   }
 });

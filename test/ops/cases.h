@@ -18,8 +18,8 @@ using Floats = std::vector<float>;
 using Doubles = std::vector<double>;
 using Ints = std::vector<int>;
 
-constexpr double kUnit = 0x1p-24;           // of float32: half a unit in the last place of 1
-constexpr double kBfloat16Unit = 0x1p-8;    // of bfloat16: half a unit in the last place of 1
+constexpr double kUnit = 0x1p-24;         // of float32: half a unit in the last place of 1
+constexpr double kBfloat16Unit = 0x1p-8;  // of bfloat16: half a unit in the last place of 1
 constexpr double unitOf(DType type) { return type == DType::float32 ? kUnit : type == DType::bfloat16 ? kBfloat16Unit : 0x1p-11; }
 const char* nameOf(DType type);
 double rounded(double x, DType type);  // to float32, then to type, as all conversions here do

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <stdexcept>
 #include <utility>
 
@@ -49,6 +50,7 @@ void Run::check(Status status) {
 
 Array Run::array(const Floats& values, DType type) {
   Array a = {Buffer(*this, values.size() * sizeOf(type)), Floats(values.size()), type};
+  if (values.empty()) return a;
   std::vector<char> bytes(a.device.bytes());
   narrow(values.data(), int64_t(values.size()), type, bytes.data());
   widen(bytes.data(), type, int64_t(values.size()), a.host.data());
@@ -103,8 +105,8 @@ Step Run::step(const std::vector<SequenceRows>& sequences, int promptSequences) 
     for (size_t j = 0; j < longest; j++) pages.push_back(j < s.pages.size() ? s.pages[j] : -1);
   }
   Step step = {ints(token), ints(position), ints(sequence), ints(start), ints(pages), {}};
-  step.rows = {step.token.data(), step.position.data(), step.sequence.data(), step.start.data(), step.pages.data(),
-               int(token.size()), int(sequences.size()), int(longest), promptRows, promptSequences};
+  step.rows = {step.token.data(), step.position.data(),  step.sequence.data(), step.start.data(), step.pages.data(),
+               int(token.size()), int(sequences.size()), int(longest),         promptRows,        promptSequences};
   return step;
 }
 
@@ -168,7 +170,8 @@ void Run::same(const std::string& what, const Floats& got, const Floats& want) {
     first = i;
   }
   if (wrong)
-    failures.push_back(line("%s: %zu of %zu differ in bits; first at %zu: %.9g against %.9g", what.c_str(), wrong, got.size(), first, got[first], want[first]));
+    failures.push_back(
+        line("%s: %zu of %zu differ in bits; first at %zu: %.9g against %.9g", what.c_str(), wrong, got.size(), first, got[first], want[first]));
 }
 
 void Run::expect(bool condition, const std::string& what) {
@@ -187,16 +190,19 @@ void Run::measure(Cost cost, int copies, const std::function<Status(int copy)>& 
   if (!bench_) return;
   std::vector<double> times;
   int copy = 0;
+  const std::clock_t used = std::clock();
   for (const auto begin = Clock::now(); times.size() < 5 || (seconds(begin) < 0.6 && times.size() < 2000);) {
     const auto start = Clock::now();
     check(call(copy));
     times.push_back(seconds(start));
     copy = (copy + 1) % copies;
   }
+  const double processor = double(std::clock() - used) / CLOCKS_PER_SEC / double(times.size());
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2], best = times[0];
-  figures = line("median %.1f us, %.1f GB/s, %.1f GFLOP/s; best %.1f us, %.1f GB/s, %.1f GFLOP/s; %zu calls", median * 1e6, cost.bytes / median * 1e-9,
-                 cost.flops / median * 1e-9, best * 1e6, cost.bytes / best * 1e-9, cost.flops / best * 1e-9, times.size());
+  figures = line("median %.1f us, %.1f GB/s, %.1f GFLOP/s; best %.1f us, %.1f GB/s, %.1f GFLOP/s; %.1f us of processor time; %zu calls", median * 1e6,
+                 cost.bytes / median * 1e-9, cost.flops / median * 1e-9, best * 1e6, cost.bytes / best * 1e-9, cost.flops / best * 1e-9,
+                 processor * 1e6, times.size());
 }
 
 // ---- references

@@ -133,7 +133,8 @@ static void activation(Run& run, Activation activation) {
   const Weights one = run.weights({1.f}, 1, 1, DType::float32, {});
   Floats values;
   for (int i = -20000; i <= 20000; i++) values.push_back(float(i) * 1e-3f);
-  for (double huge : {1e-30, -1e-30, 60.0, -60.0, 1e4, -1e4, 1e30, -1e30}) values[size_t(values.size()) - 1 - size_t(std::fabs(std::log10(std::fabs(huge))))] = float(huge);
+  for (double huge : {1e-30, -1e-30, 60.0, -60.0, 1e4, -1e4, 1e30, -1e30})
+    values[size_t(values.size()) - 1 - size_t(std::fabs(std::log10(std::fabs(huge))))] = float(huge);
   const Array x = run.array(values, DType::float32), y = run.zeros(values.size(), DType::float32);
   Linear l = {};
   l.x = x.data();
@@ -157,7 +158,8 @@ static void storage(Run& run, DType type, int n, int k) {
   Random random(5);
   Floats values(size_t(n) * k);
   for (float& v : values) v = float(random.normal() * std::pow(10.0, random.below(60) - 45));
-  const float special[] = {0.f, -0.f, INFINITY, -INFINITY, 65504.f, 65520.f, 0x1p-24f, 0x1p-25f, 0x1.8p-25f, 0x1p-133f, 3.38e38f, 1.00390625f, 1.01171875f};
+  const float special[] = {0.f,      -0.f,       INFINITY,  -INFINITY, 65504.f,     65520.f,    0x1p-24f,
+                           0x1p-25f, 0x1.8p-25f, 0x1p-133f, 3.38e38f,  1.00390625f, 1.01171875f};
   for (size_t i = 0; i < std::min(values.size(), std::size(special)); i++) values[i] = special[i];
   const Weights w = run.weights(values, n, k, type, {});
   Floats got(values.size());
@@ -226,7 +228,8 @@ static Suite suite([](Cases& cases) {
   for (DType type : {DType::float32, DType::bfloat16, DType::float16}) {
     const std::string prefix = std::string("linear/") + nameOf(type) + " ";
     auto shape = [&](const Shape& s, const std::string& rest) {
-      cases.test(prefix + std::to_string(s.rows) + "x" + std::to_string(s.n) + "x" + std::to_string(s.k) + rest, [=](Run& run) { linear(run, type, s); });
+      cases.test(prefix + std::to_string(s.rows) + "x" + std::to_string(s.n) + "x" + std::to_string(s.k) + rest,
+                 [=](Run& run) { linear(run, type, s); });
     };
     for (int rows : {1, 2, 3, 4, 5, 6, 7, 12, 13}) shape({rows, 80, 64}, "");
     shape({1, 1, 1}, " smallest");
@@ -247,7 +250,8 @@ static Suite suite([](Cases& cases) {
     cases.test(prefix + "store and fetch", [=](Run& run) { storage(run, type, 70, 37); });
     cases.test(prefix + "store and fetch, one column", [=](Run& run) { storage(run, type, 19, 1); });
   }
-  for (Activation a : {Activation::none, Activation::gelu, Activation::geluTanh, Activation::quickGelu, Activation::silu, Activation::relu, Activation::geluClipped}) {
+  for (Activation a : {Activation::none, Activation::gelu, Activation::geluTanh, Activation::quickGelu, Activation::silu, Activation::relu,
+                       Activation::geluClipped}) {
     cases.test(std::string("linear/error of ") + nameOf(a), [=](Run& run) { activation(run, a); });
   }
   cases.test("linear/refuses what it cannot do", refusals);

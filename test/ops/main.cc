@@ -47,10 +47,12 @@ static std::unique_ptr<Ops> deviceOf(const std::string& set, Threads& threads) {
   return std::unique_ptr<Ops>(ops);
 }
 
-static bool sameBits(const Floats& a, const Floats& b) { return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * 4) == 0); }
+static bool sameBits(const Floats& a, const Floats& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * 4) == 0);
+}
 
-// On every set with 1, 2 and 3 threads, which may not change a bit. Sets that have fma do the same operations in the same order but for the product of
-// bfloat16 pairs, so they must agree in bits as well.
+// On every set with 1, 2 and 3 threads, which may not change a bit. Sets that have fma do the same operations in the same order but for the product
+// of bfloat16 pairs, so they must agree in bits as well.
 static bool passes(const Case& c, const std::vector<std::string>& sets) {
   bool ok = true;
   auto fail = [&](const std::string& where, const std::string& why) {
@@ -74,7 +76,8 @@ static bool passes(const Case& c, const std::vector<std::string>& sets) {
     if (set == "plain") continue;
     if (withFma.empty()) withFma = alone;
     for (size_t i = 0; i < alone.size(); i++) {
-      if (alone[i].fmaExact && (i >= withFma.size() || !sameBits(alone[i].values, withFma[i].values))) fail(set, alone[i].what + ": not the bits of the first set with fma");
+      if (alone[i].fmaExact && (i >= withFma.size() || !sameBits(alone[i].values, withFma[i].values)))
+        fail(set, alone[i].what + ": not the bits of the first set with fma");
     }
   }
   return ok;
@@ -114,14 +117,16 @@ static int main(int count, char** arguments) {
         Threads team(threads);
         const auto device = deviceOf(one, team);
         const Run run = runOn(c, *device);
-        std::printf("%s [%s, %d threads]: %s\n", c.name.c_str(), one.c_str(), threads, run.failures.empty() ? run.figures.c_str() : run.failures[0].c_str());
+        std::printf("%s [%s, %d threads]: %s\n", c.name.c_str(), one.c_str(), threads,
+                    run.failures.empty() ? run.figures.c_str() : run.failures[0].c_str());
         std::fflush(stdout);
         if (!run.failures.empty()) failed++;
       }
     }
   }
   if (found == 0) {
-    std::fprintf(stderr, "No case is named \"%s\". Use --list [prefix], --run NAME, --all [prefix] or --bench [prefix], with --set SET or --threads N.\n",
+    std::fprintf(stderr,
+                 "No case is named \"%s\". Use --list [prefix], --run NAME, --all [prefix] or --bench [prefix], with --set SET or --threads N.\n",
                  name.c_str());
     return 2;
   }
