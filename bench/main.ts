@@ -79,8 +79,9 @@ function readable({ machine, model, ...report }: Report): string {
     const of = limit?.[threads]
     return `  ${value.toFixed(1)} ${unit}${of === undefined || of === 0 ? '' : `, ${((100 * value) / of).toFixed(0)} % of what the machine can do`}`
   }
+  const busy = (others: number): string => (others > 0.2 ? `, others used ${others.toFixed(1)} processors` : '')
   const line = (name: string, rate: Rate): string =>
-    `${name.padEnd(12)}${rate.median.toFixed(1)} ${rate.unit} (${rate.least.toFixed(1)} to ${rate.most.toFixed(1)} in ${rate.runs} runs)` +
+    `${name.padEnd(12)}${rate.median.toFixed(1)} ${rate.unit} (${rate.least.toFixed(1)} to ${rate.most.toFixed(1)} in ${rate.runs} runs)${busy(rate.others)}` +
     share(rate.gbs, most?.readGBs, 'GB/s') +
     share(rate.gflops, pairs ? most?.bfloat16Gflops : most?.float32Gflops, 'GFLOP/s')
   const lateness = (name: string, { p50, p99, most: latest, timers }: Lateness): string =>
@@ -95,8 +96,8 @@ function readable({ machine, model, ...report }: Report): string {
     lines.push(`machine     reads ${most.readGBs[threads]} GB/s; ${peaks}`)
   }
   if (report.load !== undefined) {
-    const { median, mb, mbs } = report.load
-    lines.push(`load        ${median.toFixed(0)} ms, ${mbs.toFixed(0)} MB/s of ${mb.toFixed(0)} MB`)
+    const { median, mb, mbs, others } = report.load
+    lines.push(`load        ${median.toFixed(0)} ms, ${mbs.toFixed(0)} MB/s of ${mb.toFixed(0)} MB${busy(others)}`)
   }
   if (report.prefill !== undefined) lines.push(line('prefill', report.prefill))
   if (report.decode !== undefined) lines.push(line('decode 1', report.decode['1']), line('decode 8', report.decode['8']))

@@ -136,7 +136,7 @@ async function lateness(work: Promise<void>): Promise<Lateness> {
   return { p50: quantile(late, 0.5), p99: quantile(late, 0.99), most: Math.max(...late), timers: late.length }
 }
 
-/** Tokens a second through the iterator of a stream, drawn as `generate` draws them: what the way of an answer costs where the model costs little. */
+/** Tokens a second through the iterator of a stream, drawn as `generate` draws them: what an answer's way costs where the model costs little. */
 export async function text(model: Model, sequences: number, seconds: number): Promise<Rate & { characters: number }> {
   const maxNewTokens = Math.min(length, model.plan.maxContext - depth)
   const options = { n: sequences, maxNewTokens, seed: 1, temperature: 1, topP: 0.92, ignoreEos: true }

@@ -20,7 +20,7 @@ const engines = ['ewe', 'llama.cpp', 'PyTorch'] as const
 type EngineName = (typeof engines)[number]
 const tasks = ['prompt', 'decode1', 'decode8'] as const
 type Task = (typeof tasks)[number]
-type Rates = Record<Task, number>
+type Rates = Record<Task, number> & { others?: Record<Task, number> }
 
 const ggufOf: Record<Dtype, string> = { float32: 'f32', bfloat16: 'bf16', float16: 'f16' }
 // PyTorch has no fast float16 on a CPU: one prompt takes minutes.
@@ -105,8 +105,9 @@ const trials: Record<EngineName, (trial: Trial) => Promise<{ rates: Rates; versi
     const main = fileURLToPath(new URL('main.js', import.meta.url))
     const options = ['--model', model, '--weights', weights, '--threads', String(threads), '--seconds', String(seconds)]
     const report = JSON.parse(await run(process.execPath, [main, 'prefill', 'decode', '--json', ...options])) as Report
-    const rates = { prompt: report.prefill!.median, decode1: report.decode!['1'].median, decode8: report.decode!['8'].median }
-    return { rates, version: report.machine.versions.ewe }
+    const [prompt, one, eight] = [report.prefill!, report.decode!['1'], report.decode!['8']]
+    const others = { prompt: prompt.others, decode1: one.others, decode8: eight.others }
+    return { rates: { prompt: prompt.median, decode1: one.median, decode8: eight.median, others }, version: report.machine.versions.ewe }
   },
   async 'llama.cpp'({ peers, model, weights, threads }) {
     // It waits for quiet moments and repeats what was disturbed, for up to --max-wait seconds a figure.

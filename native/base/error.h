@@ -10,7 +10,7 @@ enum class Kind : int { ok = 0, option, checkpoint, device, memory, context, dis
 struct Failure {
   Kind kind;
   char message[1000];
-  char file[500];    // checkpoint: the file and tensor it is about, or empty
+  char file[500];  // checkpoint: the file and tensor it is about, or empty
   char tensor[300];
 };
 
@@ -31,10 +31,10 @@ class [[nodiscard]] Status {
   Failure* failure_ = nullptr;
 };
 
-#define EWE_TRY(expression)                       \
-  do {                                            \
-    ::ewe::Status ewe_status = (expression);      \
-    if (!ewe_status.ok()) return ewe_status;      \
+#define EWE_TRY(expression)                  \
+  do {                                       \
+    ::ewe::Status ewe_status = (expression); \
+    if (!ewe_status.ok()) return ewe_status; \
   } while (0)
 
 }  // namespace ewe

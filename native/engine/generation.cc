@@ -5,7 +5,13 @@
 namespace ewe {
 
 Generation::Generation(int id, const Request& request, Runner& runner, Pages& pages, const TextTable& text, std::vector<int> promptPages)
-    : id_(id), request_(request), runner_(runner), pages_(pages), promptPages_(std::move(promptPages)), generated_(size_t(request.n)), live_(request.n) {
+    : id_(id),
+      request_(request),
+      runner_(runner),
+      pages_(pages),
+      promptPages_(std::move(promptPages)),
+      generated_(size_t(request.n)),
+      live_(request.n) {
   for (int i = 0; i < request.n; i++) {
     sequences_.push_back({i, {}, int(request.tokens.size()), -1, TextStream(text, request.stop, request.keepSpecial)});
   }
@@ -133,7 +139,8 @@ Status Generation::step(const std::atomic<bool>& stop, std::vector<Event>& event
 Status Generation::accept(Sequence& sequence, int slot, Drawn& drawn, std::vector<Event>& events) {
   // The sampler gives every log-probability of a row with a NaN as NaN.
   if (drawn.logprob != drawn.logprob) {
-    return Status::fail(Kind::numeric, "the logits at position %d are not numbers: the weights are damaged, or overflow their dtype", sequence.length - 1);
+    return Status::fail(Kind::numeric, "the logits at position %d are not numbers: the weights are damaged, or overflow their dtype",
+                        sequence.length - 1);
   }
   Event event;
   event.request = id_;

@@ -16,8 +16,8 @@ int pagesPerSequence(const EngineOptions& o) { return (o.maxContext + o.pageSize
 int pageCount(const EngineOptions& o) { return o.pages > 0 ? o.pages : o.maxBatch * pagesPerSequence(o) + 1; }
 
 Limits limitsOf(const Spec& s, const Ops& ops, const EngineOptions& o) {
-  return {std::max(o.stepRows, logitRows(o)), s.hidden,      (s.heads + 2 * s.kvHeads) * s.headSize, s.inner, s.heads, s.headSize,
-          o.maxContext,                       s.vocab,       ops.activationType(o.weights)};
+  return {std::max(o.stepRows, logitRows(o)), s.hidden, (s.heads + 2 * s.kvHeads) * s.headSize, s.inner, s.heads, s.headSize, o.maxContext, s.vocab,
+          ops.activationType(o.weights)};
 }
 
 StepLayout stepLayoutOf(const EngineOptions& o) {

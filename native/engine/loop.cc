@@ -170,8 +170,9 @@ Status Engine::takePages(int tokens, std::vector<int>& pages) {
   for (int i = 0; i * options_.pageSize < tokens; i++) {
     const int page = pages_->take();
     if (page < 0) {
+      Status full = Status::fail(Kind::internal, "the cache has no page left: %d of %d in use", pages_->used(), pages_->count());
       releasePages(pages);
-      return Status::fail(Kind::internal, "the cache has no page left: %d of %d in use", pages_->used(), pages_->count());
+      return full;
     }
     pages.push_back(page);
   }
@@ -212,7 +213,8 @@ Status Engine::generate(int id, const Request& request) {
     listener_.events(std::move(events));
   };
   const int last = int(request.tokens.size()) - 1;
-  Status status = prefill(request.tokens, pages, id, [&](int first, int rows) { return first + rows <= last ? Status() : runner_->head({last - first}); });
+  Status status =
+      prefill(request.tokens, pages, id, [&](int first, int rows) { return first + rows <= last ? Status() : runner_->head({last - first}); });
   if (status.ok()) status = generation.first(events);
   while (status.ok() && !generation.done()) {
     count(&EngineStats::generatedTokens, int64_t(events.size()));

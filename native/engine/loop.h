@@ -1,6 +1,6 @@
-// The engine: one thread that owns a model on a device and serves requests from a queue. Requests come in by submit(); what they produce goes out through
-// the listener, once a step. The neighbours, in the order of a request's way: request.h (what is asked), pages.h (room in the cache), runner.h (a step on
-// the device), text.h (ids to text).
+// The engine: one thread that owns a model on a device and serves requests from a queue. Requests come in by submit(); what they produce goes out
+// through the listener, once a step. The neighbours, in the order of a request's way: request.h (what is asked), pages.h (room in the cache),
+// runner.h (a step on the device), text.h (ids to text).
 #pragma once
 #include <condition_variable>
 #include <deque>

@@ -36,8 +36,8 @@ struct Event {
   std::vector<int> topTokens;
   std::vector<float> topLogprobs;
   Finish finish = Finish::none;
-  int stopToken = -1;    // the end id that ended the sample
-  int stopString = -1;   // index of the stop string that did
+  int stopToken = -1;   // the end id that ended the sample
+  int stopString = -1;  // index of the stop string that did
   std::shared_ptr<Failure> failure;
 };
 

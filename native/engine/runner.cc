@@ -11,8 +11,8 @@ Runner::~Runner() {
   }
 }
 
-Status Runner::load(const Checkpoint& checkpoint, const EngineOptions& options, Threads& threads, const std::function<void(uint64_t, uint64_t)>& progress,
-                    const std::atomic<bool>& cancel) {
+Status Runner::load(const Checkpoint& checkpoint, const EngineOptions& options, Threads& threads,
+                    const std::function<void(uint64_t, uint64_t)>& progress, const std::atomic<bool>& cancel) {
   const Spec& s = checkpoint.spec;
   options_ = options;
   layout_ = layoutOf(s, ops_, options);
@@ -157,7 +157,9 @@ Status Runner::logProbs(const std::vector<int>& targets, int top, float* logprob
   return ops_.download(topLogprobs, op.topLogprob, rows * size_t(top) * sizeof(float));
 }
 
-Status Runner::logits(int rows, float* out) { return ops_.download(out, activations_.logits, size_t(rows) * size_t(model_.spec.vocab) * sizeof(float)); }
+Status Runner::logits(int rows, float* out) {
+  return ops_.download(out, activations_.logits, size_t(rows) * size_t(model_.spec.vocab) * sizeof(float));
+}
 
 const int* Runner::history(int slot) const { return step<int>(stepLayout_.history) + size_t(slot) * size_t(options_.maxContext); }
 

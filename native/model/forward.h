@@ -29,8 +29,8 @@ struct Model {
   Spec spec;
   Weights weights;
   RotaryTables rotary;
-  Cache cache;              // of layer 0
-  long long cacheLayer;     // bytes from one layer's cache to the next
+  Cache cache;           // of layer 0
+  long long cacheLayer;  // bytes from one layer's cache to the next
 };
 
 struct Step {
@@ -47,8 +47,8 @@ struct Save {
   virtual Status final(const void* a) = 0;
 };
 
-// Embedding and layers: leaves the residual stream of every row in activations.x. Returns Kind::aborted when `stop` is set on the way (looked at once a
-// layer).
+// Embedding and layers: leaves the residual stream of every row in activations.x. Returns Kind::aborted when `stop` is set on the way (looked at once
+// a layer).
 Status forward(Ops& ops, const Model& model, const Activations& activations, const Step& step, const std::atomic<bool>& stop, Save* save);
 
 // Final norm and head of `count` of the rows that forward left: activations.logits[i] belongs to row rows[i] (device pointer).

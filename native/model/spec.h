@@ -7,13 +7,13 @@ namespace ewe {
 struct Spec {
   int layers, hidden, heads, kvHeads, headSize, inner, vocab;
   int maxPositions;
-  int rotarySize;       // rotated components per head
+  int rotarySize;  // rotated components per head
   double rotaryBase;
-  bool parallel;        // x + attention(norm1 x) + mlp(norm2 x), else one after the other
-  bool sharedNorm;      // parallel with one norm for both branches (GPT-J)
+  bool parallel;    // x + attention(norm1 x) + mlp(norm2 x), else one after the other
+  bool sharedNorm;  // parallel with one norm for both branches (GPT-J)
   Activation activation;
   float normEps;
-  float clipQkv;        // 0: none
+  float clipQkv;  // 0: none
 };
 
 }  // namespace ewe

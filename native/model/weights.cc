@@ -130,8 +130,7 @@ Target targetOf(const Placement& p, const Spec& s, const Weights& w, const Prese
     case Slot::out: return s.parallel ? matrix(layer->blockOut, 0, attention) : matrix(layer->out);
     case Slot::down: return s.parallel ? matrix(layer->blockOut, attention, s.inner) : matrix(layer->down);
     case Slot::outBias: return s.parallel ? vector(layer->blockOut.bias, s.hidden) : vector(layer->out.bias, s.hidden);
-    case Slot::downBias:
-      return s.parallel ? vector(layer->blockOut.bias, s.hidden, present.has(Slot::outBias)) : vector(layer->down.bias, s.hidden);
+    case Slot::downBias: return s.parallel ? vector(layer->blockOut.bias, s.hidden, present.has(Slot::outBias)) : vector(layer->down.bias, s.hidden);
     default: return {};
   }
 }
@@ -149,10 +148,12 @@ Status checkTensor(const Checkpoint& c, const StoredTensor& t, const std::vector
                               t.rowStride, t.columnStride);
   }
   uint64_t a, b, last, bytes, end;
-  if (__builtin_mul_overflow(uint64_t(t.rows - 1), uint64_t(t.rowStride), &a) || __builtin_mul_overflow(uint64_t(t.columns - 1), uint64_t(t.columnStride), &b) ||
-      __builtin_add_overflow(a, b, &last) || __builtin_add_overflow(last, uint64_t(1), &last) ||
-      __builtin_mul_overflow(last, uint64_t(sizeOf(t.type)), &bytes) || __builtin_add_overflow(bytes, t.offset, &end) || end > maps[t.file].size()) {
-    return Status::checkpoint(file, t.name.c_str(), "reaches beyond the end of the file (%zu bytes): %" PRId64 " x %" PRId64 " elements from byte %" PRIu64,
+  if (__builtin_mul_overflow(uint64_t(t.rows - 1), uint64_t(t.rowStride), &a) ||
+      __builtin_mul_overflow(uint64_t(t.columns - 1), uint64_t(t.columnStride), &b) || __builtin_add_overflow(a, b, &last) ||
+      __builtin_add_overflow(last, uint64_t(1), &last) || __builtin_mul_overflow(last, uint64_t(sizeOf(t.type)), &bytes) ||
+      __builtin_add_overflow(bytes, t.offset, &end) || end > maps[t.file].size()) {
+    return Status::checkpoint(file, t.name.c_str(),
+                              "reaches beyond the end of the file (%zu bytes): %" PRId64 " x %" PRId64 " elements from byte %" PRIu64,
                               maps[t.file].size(), t.rows, t.columns, t.offset);
   }
   return {};
@@ -172,7 +173,8 @@ Status rowMap(const Checkpoint& c, const Placement& p, std::vector<Source>& map)
   int64_t filled = 0;
   for (size_t i = 0; i < p.blocks.size(); i += 6) {
     const int32_t* b = &p.blocks[i];
-    if (b[0] < 0 || size_t(b[0]) >= p.tensors.size()) return Status::checkpoint(file, slot, "block %zu names tensor %d of %zu", i / 6, b[0], p.tensors.size());
+    if (b[0] < 0 || size_t(b[0]) >= p.tensors.size())
+      return Status::checkpoint(file, slot, "block %zu names tensor %d of %zu", i / 6, b[0], p.tensors.size());
     const int64_t count = b[5], lastSource = b[1] + (count - 1) * int64_t(b[2]), lastTarget = b[3] + (count - 1) * int64_t(b[4]);
     if (count < 1 || b[1] < 0 || b[2] < 0 || b[3] < 0 || b[4] < 1 || lastSource >= p.tensors[b[0]].rows || lastSource > INT32_MAX ||
         lastTarget >= p.rows) {
@@ -215,7 +217,8 @@ class Loader {
     const char* file = p.tensors.empty() ? "" : fileOf(checkpoint_, p.tensors[0]);
     if (target.rows == 0) return Status::checkpoint(file, slot, "has no place in layer %d of this model", p.layer);
     if (p.rows != target.rows || p.columns != target.columns) {
-      return Status::checkpoint(file, slot, "is %" PRId64 " x %" PRId64 ", expected %" PRId64 " x %" PRId64, p.rows, p.columns, target.rows, target.columns);
+      return Status::checkpoint(file, slot, "is %" PRId64 " x %" PRId64 ", expected %" PRId64 " x %" PRId64, p.rows, p.columns, target.rows,
+                                target.columns);
     }
     for (const StoredTensor& t : p.tensors) {
       EWE_TRY(checkTensor(checkpoint_, t, maps_));
@@ -279,8 +282,8 @@ class Loader {
     return {};
   }
 
-  Status placePiece(const Placement& p, const Target& target, const std::vector<Source>& map, int64_t first, int piece, unsigned char* embed, DType embedType,
-                    std::vector<float>& staging, std::vector<unsigned char>& rounded) {
+  Status placePiece(const Placement& p, const Target& target, const std::vector<Source>& map, int64_t first, int piece, unsigned char* embed,
+                    DType embedType, std::vector<float>& staging, std::vector<unsigned char>& rounded) {
     const int rows = int(std::min<int64_t>(piece, p.rows - first));
     staging.resize(size_t(piece) * size_t(p.columns));
     for (int i = 0; i < rows; i++) {
@@ -317,8 +320,8 @@ Status checkComplete(const Checkpoint& c, const Presence& present) {
   for (int slot = 0; slot < kSlots; slot++) {
     const Slot kind = Slot(slot);
     const bool layered = kind != Slot::embed && kind < Slot::finalWeight;
-    const bool optional = kind == Slot::norm1Bias || kind == Slot::norm2Bias || kind == Slot::qkvBias || kind == Slot::outBias || kind == Slot::upBias ||
-                          kind == Slot::downBias || kind == Slot::finalBias || kind == Slot::headBias;
+    const bool optional = kind == Slot::norm1Bias || kind == Slot::norm2Bias || kind == Slot::qkvBias || kind == Slot::outBias ||
+                          kind == Slot::upBias || kind == Slot::downBias || kind == Slot::finalBias || kind == Slot::headBias;
     if (optional && !present.has(kind)) continue;
     if (kind == Slot::norm2Weight && s.sharedNorm) continue;
     for (int layer = 0; layer < (layered ? s.layers : 1); layer++) {

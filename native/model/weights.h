@@ -13,10 +13,26 @@
 namespace ewe {
 
 enum class Slot : int {
-  embed, norm1Weight, norm1Bias, norm2Weight, norm2Bias, qkv, qkvBias, out, outBias, up, upBias, down, downBias, finalWeight, finalBias, head, headBias
+  embed,
+  norm1Weight,
+  norm1Bias,
+  norm2Weight,
+  norm2Bias,
+  qkv,
+  qkvBias,
+  out,
+  outBias,
+  up,
+  upBias,
+  down,
+  downBias,
+  finalWeight,
+  finalBias,
+  head,
+  headBias
 };
-constexpr const char* kSlotNames[] = {"embed", "norm1Weight", "norm1Bias", "norm2Weight", "norm2Bias", "qkv",         "qkvBias",   "out", "outBias",
-                                      "up",    "upBias",      "down",      "downBias",    "finalWeight", "finalBias", "head",      "headBias"};
+constexpr const char* kSlotNames[] = {"embed", "norm1Weight", "norm1Bias", "norm2Weight", "norm2Bias",   "qkv",       "qkvBias", "out",     "outBias",
+                                      "up",    "upBias",      "down",      "downBias",    "finalWeight", "finalBias", "head",    "headBias"};
 constexpr int kSlots = sizeof kSlotNames / sizeof *kSlotNames;
 
 // One stored tensor seen as [rows, columns]; strides in elements.
@@ -65,8 +81,8 @@ struct WeightBytes {
 };
 WeightBytes weightBytes(const Spec& spec, const Ops& ops, DType type);
 
-// Fills `memory`, an arena of weightBytes().total(). Every placement is checked against the files and the spec before the first is read. `progress` is
-// called on this thread with bytes done and in all; `cancel` is looked at between pieces.
+// Fills `memory`, an arena of weightBytes().total(). Every placement is checked against the files and the spec before the first is read. `progress`
+// is called on this thread with bytes done and in all; `cancel` is looked at between pieces.
 Status loadWeights(const Checkpoint& checkpoint, DType type, Ops& ops, Threads& threads, void* memory, Weights& out,
                    const std::function<void(uint64_t, uint64_t)>& progress, const std::atomic<bool>& cancel);
 

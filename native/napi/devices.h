@@ -17,8 +17,8 @@ struct Device {
 
 struct DeviceInfo {
   std::string id, kind, name;
-  double memory = 0;           // bytes
-  int computeCapability = 0;   // times ten
+  double memory = 0;          // bytes
+  int computeCapability = 0;  // times ten
   std::vector<std::string> instructionSets;
   int threads = 0;
 };

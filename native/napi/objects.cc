@@ -47,7 +47,8 @@ void EngineObject::shutDown() {
 }
 
 Engine& EngineObject::engine(Napi::Env env) const {
-  if (!engine_) throw toError(env, Status::fail(Kind::disposed, "the model is not loaded or was disposed of").failure());
+  // While a dispose() is under way the loop may have ended: nobody would serve what is queued now.
+  if (!engine_ || closing_.joinable()) throw toError(env, Status::fail(Kind::disposed, "the model is not loaded or was disposed of").failure());
   return *engine_;
 }
 

@@ -69,8 +69,9 @@ DType dtype(const Napi::Object& o, const char* key) {
 
 Activation activation(const Napi::Object& o, const char* key) {
   const std::string name = text(o, key);
-  constexpr std::pair<const char*, Activation> names[] = {{"gelu", Activation::gelu}, {"geluTanh", Activation::geluTanh}, {"quickGelu", Activation::quickGelu},
-                                                          {"silu", Activation::silu}, {"relu", Activation::relu},         {"geluClipped", Activation::geluClipped}};
+  constexpr std::pair<const char*, Activation> names[] = {{"gelu", Activation::gelu},           {"geluTanh", Activation::geluTanh},
+                                                          {"quickGelu", Activation::quickGelu}, {"silu", Activation::silu},
+                                                          {"relu", Activation::relu},           {"geluClipped", Activation::geluClipped}};
   for (const auto& [known, value] : names) {
     if (name == known) return value;
   }

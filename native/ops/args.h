@@ -68,12 +68,12 @@ constexpr Cost cost(const Embed& e) { return {double(e.rows.rows) * e.width * (s
 // y = (x - mean) / sqrt(var + eps) * weight + bias per row; biased variance, in two passes; statistics in fp32. With weight2, y2 is a second norm of
 // the same x (one read). With select, row i of the output is the norm of row select[i] of x.
 struct Norm {
-  const void* x;                        // [*, width] residualType
-  const int* select;                    // [rows] or null
-  const float *weight, *bias;           // [width]; bias or null
-  void* y;                              // [rows, width] type
-  const float *weight2, *bias2;         // [width] or null
-  void* y2;                             // [rows, width] type, or null
+  const void* x;                 // [*, width] residualType
+  const int* select;             // [rows] or null
+  const float *weight, *bias;    // [width]; bias or null
+  void* y;                       // [rows, width] type
+  const float *weight2, *bias2;  // [width] or null
+  void* y2;                      // [rows, width] type, or null
   int rows, width;
   float eps;
   DType residualType, type;
@@ -95,20 +95,21 @@ struct Qkv {
 
 // y = act(x W^T + bias) + residual, or the Qkv epilogue instead of y.
 struct Linear {
-  const void* x;         // [rows, k] type, stride xStride
+  const void* x;  // [rows, k] type, stride xStride
   Matrix matrix;
   void* y;               // [rows, n] outputType, stride yStride; null with qkv
   const void* residual;  // [rows, n] residualType or null; may be y itself
   Qkv qkv;
-  Rows step;             // with qkv only
+  Rows step;  // with qkv only
   int rows;
   long long xStride, yStride;  // elements
   Activation activation;
   DType type, outputType, residualType;
 };
 constexpr Cost cost(const Linear& l) {
-  return {bytesOf(l.matrix) + double(l.rows) * l.matrix.k * sizeOf(l.type) + double(l.rows) * l.matrix.n * sizeOf(l.outputType) * (l.residual ? 2 : 1),
-          flopsOf(l.matrix, l.rows)};
+  return {
+      bytesOf(l.matrix) + double(l.rows) * l.matrix.k * sizeOf(l.type) + double(l.rows) * l.matrix.n * sizeOf(l.outputType) * (l.residual ? 2 : 1),
+      flopsOf(l.matrix, l.rows)};
 }
 
 // First third of a parallel-residual layer: a = norm1(x), b = norm2(x) (or a where there is no second norm);
@@ -119,25 +120,26 @@ struct BlockIn {
   const float *weight2, *bias2;  // [width] norm2, or null
   Matrix qkvMatrix, up;
   Qkv qkv;
-  void* hidden;                  // [rows, up.n] type, stride hiddenStride
+  void* hidden;  // [rows, up.n] type, stride hiddenStride
   Rows step;
   int width;
-  long long hiddenStride;        // elements
+  long long hiddenStride;  // elements
   float eps;
   Activation activation;
   DType residualType, type;
 };
 constexpr Cost cost(const BlockIn& b) {
-  return {bytesOf(b.qkvMatrix) + bytesOf(b.up) + double(b.step.rows) * (double(b.width) * sizeOf(b.residualType) + double(b.qkvMatrix.n + b.up.n) * sizeOf(b.type)),
+  return {bytesOf(b.qkvMatrix) + bytesOf(b.up) +
+              double(b.step.rows) * (double(b.width) * sizeOf(b.residualType) + double(b.qkvMatrix.n + b.up.n) * sizeOf(b.type)),
           flopsOf(b.qkvMatrix, b.step.rows) + flopsOf(b.up, b.step.rows)};
 }
 
 // o = softmax(q k^T / sqrt(headSize)) v over the positions 0 .. position of each row, from the cache (which holds the row's own key and value).
 // Query head i reads key-value head i / (heads / kvHeads). Softmax in fp32.
 struct Attend {
-  const void* q;      // [rows, heads * headSize] type
+  const void* q;  // [rows, heads * headSize] type
   Cache cache;
-  void* y;            // [rows, heads * headSize] type, stride yStride
+  void* y;  // [rows, heads * headSize] type, stride yStride
   Rows step;
   int heads;
   long long yStride;  // elements
@@ -156,25 +158,26 @@ constexpr Cost cost(const Attend& a, double contexts, double keys) {
 struct BlockOut {
   const void* x;  // [rows, matrix.k] type
   Matrix matrix;
-  void* y;        // [rows, matrix.n] residualType, read as the residual and written
+  void* y;  // [rows, matrix.n] residualType, read as the residual and written
   int rows;
   DType residualType, type;
 };
 constexpr Cost cost(const BlockOut& b) {
-  return {bytesOf(b.matrix) + double(b.rows) * (double(b.matrix.k) * sizeOf(b.type) + 2.0 * b.matrix.n * sizeOf(b.residualType)), flopsOf(b.matrix, b.rows)};
+  return {bytesOf(b.matrix) + double(b.rows) * (double(b.matrix.k) * sizeOf(b.type) + 2.0 * b.matrix.n * sizeOf(b.residualType)),
+          flopsOf(b.matrix, b.rows)};
 }
 
 // How one row draws its token. Processors apply in transformers' order: repetition penalty, temperature, top-k, top-p, min-p.
 struct Sampling {
-  float temperature;         // 0 takes the largest logit, the lowest id among equals
-  float topP;                // (0, 1]; 1 keeps all
-  float minP;                // [0, 1]; 0 keeps all
-  float repetitionPenalty;   // > 0; 1 changes nothing
-  int topK;                  // 0 keeps all
-  int top;                   // how many of the best log-probabilities are wanted, up to Sample::topStride
-  unsigned long long seed;   // with sample and position the key of this draw
+  float temperature;        // 0 takes the largest logit, the lowest id among equals
+  float topP;               // (0, 1]; 1 keeps all
+  float minP;               // [0, 1]; 0 keeps all
+  float repetitionPenalty;  // > 0; 1 changes nothing
+  int topK;                 // 0 keeps all
+  int top;                  // how many of the best log-probabilities are wanted, up to Sample::topStride
+  unsigned long long seed;  // with sample and position the key of this draw
   unsigned sample, position;
-  const int* history;        // [historyLength] ids that the repetition penalty knows
+  const int* history;  // [historyLength] ids that the repetition penalty knows
   int historyLength;
 };
 

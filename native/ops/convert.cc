@@ -28,7 +28,7 @@ static uint16_t toHalf(float value) {
   const uint16_t sign = uint16_t(bits >> 16 & 0x8000);
   if (magnitude > 0x7f800000) return uint16_t(sign | 0x7e00);
   if (magnitude >= 0x477ff000) return uint16_t(sign | 0x7c00);  // 65520 and more round to infinity
-  if (magnitude < 0x38800000) {                                  // below 2^-14: the adder rounds at the subnormal's last bit, 2^-24
+  if (magnitude < 0x38800000) {                                 // below 2^-14: the adder rounds at the subnormal's last bit, 2^-24
     return uint16_t(sign | (toBits(fromBits(magnitude) + 0.5f) - toBits(0.5f)));
   }
   const uint32_t odd = magnitude >> 13 & 1;

@@ -9,14 +9,14 @@ namespace ewe {
 
 // The largest op a device will be asked for: from these it sizes its own scratch memory once.
 struct Limits {
-  int rows;           // of a step
-  int width;          // of the residual stream
-  int qkv;            // outputs of the fused projection
-  int inner;          // of the MLP
+  int rows;   // of a step
+  int width;  // of the residual stream
+  int qkv;    // outputs of the fused projection
+  int inner;  // of the MLP
   int heads, headSize;
-  int positions;      // of a sequence
+  int positions;  // of a sequence
   int vocab;
-  DType type;         // of activations
+  DType type;  // of activations
 };
 
 class Ops {

@@ -62,8 +62,8 @@ for (const weights of ['float32', 'bfloat16'] as const) {
       second.complete([5, 6], { ...other, n: 3 }),
       second.complete(prompt, { ...sampling, n: 7 }),
     ])
-    assert.equal(results[1]!.samples, reference.samples)
-    assert.equal(results[3]!.samples, reference.samples)
+    assert.equal(results[1].samples, reference.samples)
+    assert.equal(results[3].samples, reference.samples)
     await Promise.all([first.dispose(), second.dispose()])
   })
 }

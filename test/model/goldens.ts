@@ -65,7 +65,7 @@ for (const name of names) {
       await withModel(name, { weights: 'float32', instructionSet }, async (model) => {
         const { largest } = await compare(model, name)
         assert.ok(largest <= 1e-5, `largest difference ${largest}`)
-        const { greedy_prompt, greedy } = readJson<Expected>(`test/fixtures/${name}/expected.json`)
+        const { greedy_prompt, greedy } = readJson(`test/fixtures/${name}/expected.json`) as Expected
         const { tokens, finishReason } = await model.complete(greedy_prompt, { maxNewTokens: greedy.length, ignoreEos: true })
         assert.equal(tokens, greedy)
         assert.is(finishReason, 'length')
@@ -85,7 +85,7 @@ for (const name of names) {
 
   test(`${name}: log-probabilities of the first token are the reference's`, async () => {
     await withModel(name, { weights: 'float32' }, async (model) => {
-      const { greedy_prompt, first_token_logprobs } = readJson<Expected>(`test/fixtures/${name}/expected.json`)
+      const { greedy_prompt, first_token_logprobs } = readJson(`test/fixtures/${name}/expected.json`) as Expected
       const { logprobs } = await model.complete(greedy_prompt, { maxNewTokens: 1, ignoreEos: true, logprobs: 5 })
       const expected = Object.entries(first_token_logprobs)
       assert.equal(new Set(logprobs![0]!.top.map(({ token }) => token)), new Set(expected.map(([token]) => Number(token))))

@@ -30,7 +30,7 @@ interface Heldout {
   group: string
 }
 
-const { cases } = readJson<{ cases: Case[] }>('test/fixtures/lamb/greedy.json')
+const { cases } = readJson('test/fixtures/lamb/greedy.json') as { cases: Case[] }
 let fp32: Model
 
 test.before(async () => {
@@ -65,7 +65,7 @@ test('bf16 arithmetic gives the same tokens wherever the margin exceeds its erro
 })
 
 test('score gives the reference log-probabilities of every token and its five best', async () => {
-  const { texts } = readJson<Texts>('test/fixtures/lamb/logprobs.json')
+  const { texts } = readJson('test/fixtures/lamb/logprobs.json') as Texts
   const scored = await fp32.score(
     texts.map(({ ids }) => ids),
     { topLogprobs: 5 },
@@ -85,7 +85,7 @@ test('score gives the reference log-probabilities of every token and its five be
 for (const weights of ['float32', 'bfloat16'] as const) {
   test(`accuracy on the held-out questions is the reference's, group by group (${weights})`, async () => {
     const model = weights === 'float32' ? fp32 : await Model.load('models/lamb', { weights })
-    const { groups, misses } = readJson<Evaluation>('test/fixtures/lamb/eval.json')
+    const { groups, misses } = readJson('test/fixtures/lamb/eval.json') as Evaluation
     const right: Record<string, number> = {}
     for (const { id, closed, instruction, context, response, group } of readLines<Heldout>('test/fixtures/lamb/heldout.jsonl')) {
       if (!closed) continue

@@ -148,27 +148,17 @@ SlotShape shapeOf(const Spec& s, Slot slot) {
   const int64_t attention = int64_t(s.heads) * s.headSize, qkv = attention + 2 * int64_t(s.kvHeads) * s.headSize;
   switch (slot) {
     case Slot::embed:
-    case Slot::head:
-      return {s.vocab, s.hidden};
-    case Slot::headBias:
-      return {s.vocab, 1};
+    case Slot::head: return {s.vocab, s.hidden};
+    case Slot::headBias: return {s.vocab, 1};
     case Slot::norm2Weight:
-    case Slot::norm2Bias:
-      return {s.sharedNorm ? 0 : s.hidden, 1};
-    case Slot::qkv:
-      return {qkv, s.hidden};
-    case Slot::qkvBias:
-      return {qkv, 1};
-    case Slot::out:
-      return {s.hidden, attention};
-    case Slot::up:
-      return {s.inner, s.hidden};
-    case Slot::upBias:
-      return {s.inner, 1};
-    case Slot::down:
-      return {s.hidden, s.inner};
-    default:
-      return {s.hidden, 1};
+    case Slot::norm2Bias: return {s.sharedNorm ? 0 : s.hidden, 1};
+    case Slot::qkv: return {qkv, s.hidden};
+    case Slot::qkvBias: return {qkv, 1};
+    case Slot::out: return {s.hidden, attention};
+    case Slot::up: return {s.inner, s.hidden};
+    case Slot::upBias: return {s.inner, 1};
+    case Slot::down: return {s.hidden, s.inner};
+    default: return {s.hidden, 1};
   }
 }
 

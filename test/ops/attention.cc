@@ -3,6 +3,7 @@
 #include "cases.h"
 
 namespace ewe::test {
+namespace {  // other files of cases have structs of the same names
 
 void attentionReference(const AttentionShape& s, int first, int rows, const Bounded& q, const Bounded& keys, const Bounded& values, Bounded& out) {
   const int d = s.headSize, width = s.heads * d, kvWidth = s.kvHeads * d;
@@ -300,4 +301,5 @@ static Suite suite([](Cases& cases) {
   }
 });
 
+}  // namespace
 }  // namespace ewe::test

@@ -3,6 +3,7 @@
 #include "cases.h"
 
 namespace ewe::test {
+namespace {  // other files of cases have structs of the same names
 
 struct Shape {
   int heads, kvHeads, headSize, rotary, width, inner;
@@ -369,4 +370,5 @@ static Suite suite([](Cases& cases) {
   }
 });
 
+}  // namespace
 }  // namespace ewe::test

@@ -5,6 +5,7 @@
 #include "cases.h"
 
 namespace ewe::test {
+namespace {  // other files of cases have structs of the same names
 
 struct Shape {
   int rows, n, k;
@@ -267,4 +268,5 @@ static Suite suite([](Cases& cases) {
   }
 });
 
+}  // namespace
 }  // namespace ewe::test

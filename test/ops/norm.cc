@@ -1,6 +1,7 @@
 #include "cases.h"
 
 namespace ewe::test {
+namespace {  // other files of cases have structs of the same names
 
 struct Shape {
   int rows, width;
@@ -74,4 +75,5 @@ static Suite suite([](Cases& cases) {
   }
 });
 
+}  // namespace
 }  // namespace ewe::test

@@ -21,8 +21,8 @@ export function readReference(path: string): Record<string, Reference> {
   return out
 }
 
-export function readJson<T>(path: string): T {
-  return JSON.parse(readFileSync(path, 'utf8')) as T
+export function readJson(path: string): unknown {
+  return JSON.parse(readFileSync(path, 'utf8'))
 }
 
 export function readLines<T>(path: string): T[] {
