@@ -3,7 +3,6 @@
 #include "cases.h"
 
 namespace ewe::test {
-namespace {  // other files of cases have structs of the same names
 
 void attentionReference(const AttentionShape& s, int first, int rows, const Bounded& q, const Bounded& keys, const Bounded& values, Bounded& out) {
   const int d = s.headSize, width = s.heads * d, kvWidth = s.kvHeads * d;
@@ -46,6 +45,8 @@ void attentionReference(const AttentionShape& s, int first, int rows, const Boun
     }
   }
 }
+
+namespace {  // other files of cases have structs of the same names
 
 // ---- a cache filled through the Qkv epilogue of an identity matrix, which writes what it is given
 
