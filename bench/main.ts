@@ -80,8 +80,9 @@ function readable({ machine, model, ...report }: Report): string {
     return `  ${value.toFixed(1)} ${unit}${of === undefined || of === 0 ? '' : `, ${((100 * value) / of).toFixed(0)} % of what the machine can do`}`
   }
   const busy = (others: number): string => (others > 0.2 ? `, others used ${others.toFixed(1)} processors` : '')
+  const spread = ({ least, most: top, runs }: Rate): string => `(${least.toFixed(1)} to ${top.toFixed(1)} in ${runs} runs)`
   const line = (name: string, rate: Rate): string =>
-    `${name.padEnd(12)}${rate.median.toFixed(1)} ${rate.unit} (${rate.least.toFixed(1)} to ${rate.most.toFixed(1)} in ${rate.runs} runs)${busy(rate.others)}` +
+    `${name.padEnd(12)}${rate.median.toFixed(1)} ${rate.unit} ${spread(rate)}${busy(rate.others)}` +
     share(rate.gbs, most?.readGBs, 'GB/s') +
     share(rate.gflops, pairs ? most?.bfloat16Gflops : most?.float32Gflops, 'GFLOP/s')
   const lateness = (name: string, { p50, p99, most: latest, timers }: Lateness): string =>

@@ -69,8 +69,8 @@ export async function prefill(model: Model, seconds: number): Promise<Rate> {
 }
 
 /**
- * Tokens a second after a prompt of 16 tokens, summed over the sequences: what many tokens take longer than one. (The tokens' arrival in JavaScript says
- * less: with a small model several steps arrive together.)
+ * Tokens a second after a prompt of 16 tokens, summed over the sequences: what many tokens take longer than one. (The tokens' arrival in JavaScript
+ * says less: with a small model several steps arrive together.)
  */
 export async function decode(model: Model, sequences: number, seconds: number): Promise<Rate> {
   const steps = Math.min(length, model.plan.maxContext - depth - 1)
