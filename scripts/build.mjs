@@ -43,7 +43,9 @@ function tryRun(command, args) {
 
 /** Runs a step of the build with its output on stderr. */
 function run(command, args) {
-  const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2] })
+  // What npm says of Node's headers would override what is said here, and a full Node's common.gypi switches exceptions off.
+  const { npm_config_nodedir: _, ...env } = process.env
+  const { status, error, signal } = spawnSync(command, args, { cwd: root, env, stdio: ['ignore', 2, 2] })
   if (error) throw new BuildError(`${command}: ${error.message}`)
   if (status !== 0) throw new BuildError(`${command} ${args.join(' ')} ended with ${signal ?? `exit code ${status}`}`)
 }
