@@ -148,7 +148,7 @@ test('every include and import of the sources obeys the house', () => {
 })
 
 test('every native source is listed in sources.json, so that both builds have it', () => {
-  const paths = Object.keys(readTree(['native', 'kernels', 'test'])).filter((path) => /\.(cc|cu)$/.test(path))
+  const paths = Object.keys(readTree(['native', 'kernels', 'test'].filter((top) => existsSync(top)))).filter((path) => /\.(cc|cu)$/.test(path))
   const listed = readFileSync('sources.json', 'utf8')
   assert.ok(paths.length > 0)
   assert.equal(paths.filter((path) => !listed.includes(`"${path}"`)), [])

@@ -182,6 +182,8 @@ Status Engine::takePages(int tokens, std::vector<int>& pages) {
 void Engine::releasePages(std::vector<int>& pages) {
   for (int page : pages) pages_->release(page);
   pages.clear();
+  std::lock_guard<std::mutex> lock(mutex_);
+  stats_.pagesUsed = pages_->used();
 }
 
 Status Engine::prefill(const std::vector<int>& tokens, const std::vector<int>& pages, int job, const std::function<Status(int, int)>& after) {
@@ -205,33 +207,27 @@ Status Engine::generate(int id, const Request& request) {
   }
   std::vector<int> pages;
   EWE_TRY(takePages(int(request.tokens.size()), pages));
-  Generation generation(id, request, *runner_, *pages_, *table, pages);
   std::vector<Event> events;
-  auto finish = [&](Status& status) {
-    const bool cancelled = status.failure().kind == Kind::aborted;
-    generation.finish(cancelled ? Finish::cancelled : Finish::error, cancelled ? nullptr : std::make_shared<Failure>(status.failure()), events);
-    listener_.events(std::move(events));
-  };
-  const int last = int(request.tokens.size()) - 1;
-  Status status =
-      prefill(request.tokens, pages, id, [&](int first, int rows) { return first + rows <= last ? Status() : runner_->head({last - first}); });
-  if (status.ok()) status = generation.first(events);
-  while (status.ok() && !generation.done()) {
-    count(&EngineStats::generatedTokens, int64_t(events.size()));
-    listener_.events(std::move(events));
-    events.clear();
-    if (cancelled(id)) {
-      status = Status::fail(Kind::aborted, "cancelled");
-      break;
+  {
+    Generation generation(id, request, *runner_, *pages_, *table, pages);
+    const int last = int(request.tokens.size()) - 1;
+    Status status =
+        prefill(request.tokens, pages, id, [&](int first, int rows) { return first + rows <= last ? Status() : runner_->head({last - first}); });
+    if (status.ok()) status = generation.first(events);
+    while (status.ok() && !generation.done()) {
+      count(&EngineStats::generatedTokens, int64_t(events.size()));
+      listener_.events(std::move(events));
+      events.clear();
+      status = cancelled(id) ? Status::fail(Kind::aborted, "cancelled") : generation.step(stop_, events);
+      count(&EngineStats::steps, 1);
     }
-    status = generation.step(stop_, events);
-    count(&EngineStats::steps, 1);
+    if (!status.ok()) {
+      const bool cancelled = status.failure().kind == Kind::aborted;
+      generation.finish(cancelled ? Finish::cancelled : Finish::error, cancelled ? nullptr : std::make_shared<Failure>(status.failure()), events);
+    }
   }
-  if (!status.ok()) {
-    finish(status);
-    return {};
-  }
-  count(&EngineStats::generatedTokens, int64_t(events.size()));
+  // Its pages are free before the last word goes out: who hears of the end may count on them.
+  count(&EngineStats::generatedTokens, std::count_if(events.begin(), events.end(), [](const Event& event) { return event.token >= 0; }));
   listener_.events(std::move(events));
   return {};
 }

@@ -112,7 +112,7 @@ test('doctor is wired in, in words and as JSON', async () => {
 
 test('colours appear on a terminal only, and NO_COLOR turns them off', async () => {
   const error = ['generate', '--model', '/gone', 'x']
-  const plain = { FORCE_COLOR: undefined, NO_COLOR: undefined }
+  const plain = { FORCE_COLOR: undefined, NO_COLOR: undefined, CI: undefined, TERM: 'xterm-256color' }
   assert.ok((await onTerminal(error, plain).ended).stdout.startsWith('\x1b[31mewe:\x1b[0m There is no model'))
   assert.match((await onTerminal(error, { ...plain, NO_COLOR: '1' }).ended).stdout, /^ewe: There is no model/)
   assert.match((await ewe(error, '', plain)).stderr, /^ewe: There is no model/)
