@@ -6,6 +6,8 @@
 
 namespace ewe {
 
+static Status disposed() { return Status::fail(Kind::disposed, "the model was disposed of"); }
+
 Engine::Engine(std::unique_ptr<Threads> threads, std::unique_ptr<Ops> ops) : threads_(std::move(threads)), ops_(std::move(ops)) {}
 
 Engine::~Engine() {
@@ -121,7 +123,7 @@ void Engine::run(Checkpoint checkpoint) {
       stats_.running = 1;
     }
     if (stop_ || !ready) {
-      abandon(job, Status::fail(Kind::disposed, "the model was disposed of"));
+      abandon(job, disposed());
     } else {
       serve(job);
     }
@@ -140,10 +142,12 @@ void Engine::serve(Job& job) {
   } else if (job.score) {
     Score::Result result;
     Status status = score(*job.score, result);
+    if (stop_ && !status.ok()) status = disposed();
     job.score->done(std::move(status), std::move(result));
   } else {
     std::vector<float> logits;
     Status status = allLogits(*job.logits, logits);
+    if (stop_ && !status.ok()) status = disposed();
     job.logits->done(std::move(status), std::move(logits));
   }
 }
