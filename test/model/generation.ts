@@ -261,9 +261,15 @@ test('the input of an instruction stands in the prompt, and returnFullText puts 
 
 test('a disposed model refuses work, ends what is under way, and can be disposed of again', async () => {
   const other = await Model.load('models/lamb')
-  const pending = rejection(other.complete([1, 2, 3], { maxNewTokens: 500, ignoreEos: true }))
+  const stream = other.streamComplete([1, 2, 3], { maxNewTokens: 500, n: 200, ignoreEos: true, temperature: 1 })
+  await stream.next()
   const queued = rejection(other.logits([1, 2]))
   await Promise.all([other.dispose(), other.dispose()])
+  const pending = rejection(
+    (async () => {
+      for await (const { text } of stream) assert.type(text, 'string')
+    })(),
+  )
   assert.instance(await pending, DisposedError)
   assert.instance(await queued, DisposedError)
   assert.instance(await rejection(other.generate(question)), DisposedError)
