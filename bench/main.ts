@@ -5,8 +5,8 @@
 import { parseArgs } from 'node:util'
 import { shippedModel, type Model } from '../src/index.js'
 import { agree } from './agree.js'
-import { facts, limits, type Limits } from './machine.js'
-import { decode, load, open, prefill, text, timer, type Lateness, type Rate, type Setting, type Weights } from './model.js'
+import { facts, limits } from './machine.js'
+import { decode, load, open, prefill, text, timer, type Lateness, type Rate, type Report, type Setting, type Weights } from './model.js'
 import { compare } from './peers.js'
 
 const names = ['machine', 'load', 'prefill', 'decode', 'timer', 'text']
@@ -38,17 +38,6 @@ async function main(): Promise<void> {
   }
   const report = await run(chosen, setting)
   console.log(values.json ? JSON.stringify(report) : readable(report))
-}
-
-/** Everything of one call of `npm run bench`, as --json prints it. */
-export interface Report {
-  machine: ReturnType<typeof facts> & { limits?: Limits }
-  model: { folder: string; weights: string; threads: number; instructionSet: string }
-  load?: Awaited<ReturnType<typeof load>>
-  prefill?: Rate
-  decode?: { '1': Rate; '8': Rate }
-  timer?: { idle: Lateness; generating: Lateness }
-  text?: { '1': Rate; '8': Rate }
 }
 
 async function run(chosen: readonly string[], setting: Setting): Promise<Report> {

@@ -3,6 +3,7 @@ import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Model, type LoadOptions } from '../src/index.js'
+import type { facts, Limits } from './machine.js'
 import { measure, quantile, type Figure } from './measure.js'
 
 export type Weights = NonNullable<LoadOptions['weights']>
@@ -163,3 +164,13 @@ function randomTokens(model: Model, count: number, seed: number): Int32Array {
   })
 }
 
+/** Everything of one call of `npm run bench`, as --json prints it. */
+export interface Report {
+  machine: ReturnType<typeof facts> & { limits?: Limits }
+  model: { folder: string; weights: string; threads: number; instructionSet: string }
+  load?: Awaited<ReturnType<typeof load>>
+  prefill?: Rate
+  decode?: { '1': Rate; '8': Rate }
+  timer?: { idle: Lateness; generating: Lateness }
+  text?: { '1': Rate; '8': Rate }
+}

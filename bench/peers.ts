@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
 import { packageFolder } from '../src/package.js'
 import { facts, limits, type Limits } from './machine.js'
-import type { Report } from './main.js'
+import type { Report } from './model.js'
 import { quantile } from './measure.js'
 
 const dtypes = ['float32', 'bfloat16', 'float16'] as const
