@@ -8,7 +8,7 @@ const seed = z.union([z.int().min(0), z.bigint().min(0n).max(0xffff_ffff_ffff_ff
 
 /** Options of {@link Model.load}. */
 export const loadOptions = z.strictObject({
-  /** `auto` takes the first CUDA device that can run the model, else the CPU. Default `auto`. */
+  /** `auto` takes the best device that can run the model: the CPU, as long as ewe has no kernels for cards. Default `auto`. */
   device: z.string().regex(/^(auto|cpu|cuda(:\d+)?|emulator)$/, 'auto, cpu, cuda, cuda:N or emulator').default('auto'),
   /** Dtype of the weights in memory; `auto` is the dtype of the files. Default `auto`. */
   weights: z.enum(['auto', 'float32', 'bfloat16', 'float16']).default('auto'),

@@ -240,11 +240,9 @@ test('without special tokens the answer is what the search of the pipeline finds
   assert.is(cutResponse(asText, '### End'), '')
 })
 
-test('the search takes linear time', () => {
-  const started = performance.now()
-  assert.is(cutResponse(asText, '#'.repeat(200_000)).length, 200_000)
-  assert.is(cutResponse(asText, `${'# '.repeat(100_000)}x`).length, 200_001)
-  assert.ok(performance.now() - started < 2000)
+test('the search takes linear time: in quadratic time this would run for hours, and the runner would end it', () => {
+  assert.is(cutResponse(asText, '#'.repeat(4_000_000)).length, 4_000_000)
+  assert.is(cutResponse(asText, `${'# '.repeat(2_000_000)}x`).length, 4_000_001)
 })
 
 test('the full text is the instruction with its input, a newline and the answer', () => {

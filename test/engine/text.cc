@@ -2,7 +2,6 @@
 #include "engine/text.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "expect.h"
 
@@ -238,19 +237,17 @@ static void prompt(Run& run) {
   }
 }
 
-// 64 stop strings of 1 KB that nearly match all the time: 256 KB of text in linear time. Restarting each search would take 1,000 times as long.
+// 64 stop strings of 1 KB that nearly match all the time: 256 KB of text in linear time. Restarting each search would take 1,000 times as
+// long, and the runner would end it.
 static void many(Run& run) {
   const TextTable table = tableOf(run, {"aaaaaaaa"});
   Strings stops;
   for (int i = 0; i < 64; i++) stops.push_back(std::string(size_t(1023 - i), 'a') + char('b' + i % 20));
   TextStream stream(table, stops, false);
   size_t length = 0;
-  const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < 32768; i++) length += stream.push(0).size();
   length += stream.finish().size();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   EXPECT(length == 262144, "%zu bytes", length);
-  EXPECT(seconds < 10, "%.1f s", seconds);
 }
 
 static Suite suite([](Cases& cases) {
