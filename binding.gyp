@@ -3,7 +3,7 @@
   'variables': {'cases%': 0},
   'target_defaults': {
     'default_configuration': 'Release',
-    'include_dirs': ['native'],
+    'include_dirs': ['native', '.'],
     'cflags': ['<!@(node scripts/sources.mjs flags)'],
     'ldflags': ['<!@(node scripts/sources.mjs link)'],
   },
@@ -11,6 +11,7 @@
     {'target_name': 'cpu_plain', 'type': 'static_library', 'sources': ['<!@(node scripts/sources.mjs isa)'], 'defines': ['EWE_ISA=plain'],
      'cflags': ['<!@(node scripts/sources.mjs set plain)']},
     {'target_name': 'native', 'type': 'static_library', 'sources': ['<!@(node scripts/sources.mjs native)'], 'dependencies': ['cpu_plain'],
+     'defines': ['EWE_KERNELS_HASH="<!(node scripts/sources.mjs kernels-hash)"'],
      'conditions': [['target_arch=="x64"', {'dependencies': ['cpu_avx2', 'cpu_avx512', 'cpu_avx512bf16']}]]},
   ],
   'conditions': [

@@ -1,9 +1,12 @@
 #!/usr/bin/env node
-// Builds what changed: the addon (prebuilds/PLATFORM/ewe.node) and the TypeScript (dist/). `npm run prepare` and `ewe build` call it.
+// Builds what changed: the addon (prebuilds/PLATFORM/ewe.node), the TypeScript (dist/) and, where nvcc is, the kernels for CUDA devices
+// (prebuilds/PLATFORM/ewe.kernels). `npm run prepare` and `ewe build` call it.
 //
-//   node scripts/build.mjs [--addon] [--types] [--cases] [--sanitize] [--tool cmake|gyp] [--force: everything again]
+//   node scripts/build.mjs [--addon] [--types] [--kernels] [--emulator [--path 800]] [--cases] [--sanitize] [--tool cmake|gyp] [--force: everything again]
 //
-// Without a choice of parts: the addon and the types. --cases: the program of the native test cases (build-cases/ewe-cases), for `npm test`.
+// Without a choice of parts: the addon, the types and the kernels. --kernels fails without nvcc. --cases: the program of the native test cases
+// (build-cases/ewe-cases), for `npm test`.
+// --emulator: the emulator with all kernels (build-emulator/), of every path or of one; scripts/emulator.mjs does more.
 // --sanitize: addon and cases with AddressSanitizer and UndefinedBehaviorSanitizer, left in build-asan/.
 // With CMake on the PATH the build is CMake's (through cmake-js where it is installed), else node-gyp's (python3 and make). Neither downloads anything.
 // Each result has a stamp beside it, a hash of all that went into it: with nothing changed this returns at once.
@@ -14,25 +17,24 @@ import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { files, readSources, root } from './sources.mjs'
+import { hashOfPack } from './kernel-pack.mjs'
+import { KernelError, buildKernels, findCompilers, packFile } from './kernels.mjs'
+import { files, kernelSources, kernelsHash, platformKey, readSources, root } from './sources.mjs'
 
 const require = createRequire(join(root, 'package.json'))
 const { values: options } = parseArgs({
   options: {
     addon: { type: 'boolean', default: false },
     types: { type: 'boolean', default: false },
+    kernels: { type: 'boolean', default: false },
+    emulator: { type: 'boolean', default: false },
+    path: { type: 'string', default: '700,750,800,900' },
     cases: { type: 'boolean', default: false },
     sanitize: { type: 'boolean', default: false },
     force: { type: 'boolean', default: false },
     tool: { type: 'string' },
   },
 })
-
-/** Where a platform's addon lies: `linux-x64`, with `-musl` behind it where the C library is not glibc. src/native.ts looks in the same folder. */
-function platformKey() {
-  const glibc = process.report.getReport().header.glibcVersionRuntime !== undefined
-  return `${process.platform}-${process.arch}${process.platform === 'linux' && !glibc ? '-musl' : ''}`
-}
 
 class BuildError extends Error {}
 
@@ -132,7 +134,7 @@ function buildNative(name, cases, output) {
   const version = tryRun(compiler, ['--version']) ?? tryRun('g++', ['--version'])
   if (version === undefined) throw new BuildError(`no C++ compiler (${compiler}): on Debian and Ubuntu: apt-get install g++ make`)
   const inputs = ['sources.json', 'CMakeLists.txt', 'binding.gyp', 'package.json', 'scripts/build.mjs', 'scripts/sources.mjs']
-  inputs.push(...files(root, ['native', 'kernels']))
+  inputs.push(...files(root, ['native']), ...kernelSources())
   if (cases) inputs.push(...files(root, ['test']).filter((file) => /\.(cc|h)$/.test(file)))
   const headers = ['node-addon-api/package.json', 'node-api-headers/package.json'].map((path) => require(path).version)
   const hash = hashOf(inputs, version, process.env.CXXFLAGS ?? '', process.arch, ...headers)
@@ -167,18 +169,31 @@ function buildTypes() {
   writeFileSync(stampPath, `${JSON.stringify({ hash })}\n`)
 }
 
+// ---- The kernels
+
+async function buildPack() {
+  if (readSources().kernels.sources.length === 0) return
+  const compilers = findCompilers()
+  if (compilers !== undefined) return buildKernels(compilers, { force: options.force })
+  const advice = 'scripts/cuda-toolchain.sh installs nvcc, without a GPU'
+  if (options.kernels) throw new BuildError(`the kernels need nvcc, which is neither in .cuda/ nor on the PATH; ${advice}`)
+  if (hashOfPack(packFile()) !== kernelsHash()) console.error(`ewe: kernels: not built (no nvcc). CUDA devices need them: ${advice}`)
+}
+
 try {
   if (options.tool !== undefined && options.tool !== 'cmake' && options.tool !== 'gyp') throw new BuildError(`--tool ${options.tool}: cmake or gyp`)
   if (options.sanitize) {
     buildWithCmake('build-asan', [], true)
   } else {
-    const chosen = options.addon || options.types || options.cases
+    const chosen = options.addon || options.types || options.kernels || options.emulator || options.cases
     if (options.addon || !chosen) buildNative('ewe.node', false, `prebuilds/${platformKey()}/ewe.node`)
     if (options.cases) buildNative('ewe-cases', true, 'build-cases/ewe-cases')
+    if (options.emulator) run(process.execPath, ['scripts/emulator.mjs', '--path', options.path, '--folder', 'build-emulator'])
     if (options.types || !chosen) buildTypes()
+    if (options.kernels || !chosen) await buildPack()
   }
 } catch (error) {
-  if (!(error instanceof BuildError)) throw error
+  if (!(error instanceof BuildError) && !(error instanceof KernelError)) throw error
   console.error(`ewe: ${error.message}`)
   process.exitCode = 1
 }

@@ -1,5 +1,5 @@
 // What a model answers, as types.
-import type { DTypeName } from './native.js'
+import type { WeightsName } from './native.js'
 
 /** Log-probabilities are natural logarithms, of the model's own distribution, before temperature and other processors. */
 export interface TokenLogprob {
@@ -57,8 +57,9 @@ export interface StreamPiece {
 
 /** What a model takes and where its limits are. */
 export interface Plan {
+  /** As {@link devices} names it. */
   device: string
-  weights: DTypeName
+  weights: WeightsName
   maxContext: number
   maxBatch: number
   pageSize: number

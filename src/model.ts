@@ -8,9 +8,10 @@ import type { ModelSpec } from './checkpoint/config.js'
 import type { GenerationConfig } from './checkpoint/generation.js'
 import { resolveModel } from './checkpoint/hub.js'
 import type { Generation, Plan, Sample, StreamPiece, TokenLogprob } from './answers.js'
+import { chooseDevice, chooseWeights } from './devices.js'
 import { Engine } from './engine.js'
 import { ContextLengthError, OptionError, TokenizerError } from './errors.js'
-import { loadNative, type NativeEvent, type NativeLoadOptions, type NativeRequest, type NativeStats } from './native.js'
+import { loadNative, type NativeDevice, type NativeEvent, type NativeLoadOptions, type NativeRequest, type NativeStats } from './native.js'
 import {
   check,
   completeOptions,
@@ -308,9 +309,10 @@ function nativeOptions(checkpoint: Checkpoint, options: ReturnType<typeof loadOp
   if (spec.modelType === 'gptj' && maxContext > spec.maxPositions) {
     throw new OptionError('maxContext', `at most ${spec.maxPositions}, the positions this model has`, maxContext)
   }
+  const device = chooseDevice(options.device)
   const base = {
-    device: options.device === 'auto' ? 'cpu' : options.device,
-    weights: options.weights === 'auto' ? checkpoint.dtype : options.weights,
+    device: device.id,
+    weights: chooseWeights(options.weights, checkpoint.dtype, device),
     instructionSet: options.instructionSet,
     threads: options.threads ?? 0,
     maxContext,
@@ -318,14 +320,19 @@ function nativeOptions(checkpoint: Checkpoint, options: ReturnType<typeof loadOp
     pages: 0,
     stepRows: options.chunk,
   }
-  return { ...base, maxBatch: options.maxBatch ?? defaultBatch(checkpoint, base) }
+  return { ...base, maxBatch: options.maxBatch ?? defaultBatch(checkpoint, base, device) }
 }
 
-/** As many sequences as a quarter of the free memory holds at full context, at most 8. Pages are touched only when used. */
-function defaultBatch({ spec, native }: Checkpoint, options: Omit<NativeLoadOptions, 'maxBatch'>): number {
-  const cache = (maxBatch: number): number => loadNative().layout(native.spec, { ...options, maxBatch })['cache']!
-  const one = cache(2) - cache(1)
-  return Math.max(1, Math.min(8, Math.floor(freemem() / 4 / Math.max(one, spec.layers))))
+/**
+ * As many sequences at full context, at most 8, as fit a quarter of the free memory of the CPU, where pages are touched only when used; or nine tenths of
+ * a card's memory together with everything else.
+ */
+function defaultBatch({ spec, native }: Checkpoint, options: Omit<NativeLoadOptions, 'maxBatch'>, device: NativeDevice): number {
+  const layout = (maxBatch: number): Record<string, number> => loadNative().layout(native.spec, { ...options, maxBatch })
+  const [first, second] = [layout(1), layout(2)]
+  const one = Math.max(second['cache']! - first['cache']!, spec.layers)
+  const share = device.kind === 'cpu' ? freemem() / 4 : 0.9 * device.memory - (first['total']! - one)
+  return Math.max(1, Math.min(8, Math.floor(share / one)))
 }
 
 function pieceOf(event: NativeEvent, request: NativeRequest): StreamPiece {

@@ -24,6 +24,8 @@ export interface NativeSpec {
 }
 
 export type DTypeName = 'float32' | 'bfloat16' | 'float16'
+/** What weights are held in. */
+export type WeightsName = DTypeName | 'int8'
 
 /** Where the native code puts a tensor. Matrices are `[outputs, inputs]`; vectors (`…Bias`, `norm…`, `final…`) have one column. */
 export type Slot =
@@ -85,7 +87,7 @@ export type InstructionSet = 'auto' | 'plain' | 'avx2' | 'avx512' | 'avx512bf16'
 
 export interface NativeLoadOptions {
   device: string
-  weights: DTypeName
+  weights: WeightsName
   instructionSet: InstructionSet
   threads: number
   maxContext: number
@@ -177,16 +179,24 @@ export interface NativeEngine {
 }
 
 export interface NativeDevice {
+  /** What {@link NativeLoadOptions.device} takes. */
   id: string
-  kind: 'cpu' | 'cuda'
+  kind: 'cpu' | 'cuda' | 'emulator'
   name: string
   /** Bytes. */
   memory: number
+  /** Dtypes of weights that it multiplies. */
+  weights: WeightsName[]
   /** CUDA compute capability times ten, or 0. */
   computeCapability: number
+  /** Cards: `h200`, `a100` and so on where the name tells, else the generation (`hopper`). */
+  family?: string
+  multiprocessors?: number
   /** CPU: instruction sets that can be forced here, best first. */
   instructionSets?: string[]
   threads?: number
+  /** Why it cannot run a model here. */
+  problem?: string
 }
 
 /** The addon's whole face. */

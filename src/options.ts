@@ -8,10 +8,19 @@ const seed = z.union([z.int().min(0), z.bigint().min(0n).max(0xffff_ffff_ffff_ff
 
 /** Options of {@link Model.load}. */
 export const loadOptions = z.strictObject({
-  /** `auto` takes the best device that can run the model: the CPU, as long as ewe has no kernels for cards. Default `auto`. */
-  device: z.string().regex(/^(auto|cpu|cuda(:\d+)?|emulator)$/, 'auto, cpu, cuda, cuda:N or emulator').default('auto'),
-  /** Dtype of the weights in memory; `auto` is the dtype of the files. Default `auto`. */
-  weights: z.enum(['auto', 'float32', 'bfloat16', 'float16']).default('auto'),
+  /**
+   * `auto` takes the first CUDA card that can run a model, else the CPU. `emulator:PATH` (700, 750, 800 or 900; built in a clone) runs the kernels of cards
+   * of that kind on the CPU, slowly. Default `auto`.
+   */
+  device: z
+    .string()
+    .regex(/^(auto|cpu|cuda(:\d{1,4})?|emulator(:(700|750|800|900))?)$/, "'auto', 'cpu', 'cuda', 'cuda:N', 'emulator' or 'emulator:PATH' (700, 750, 800 or 900)")
+    .default('auto'),
+  /**
+   * Dtype of the weights in memory; `auto` is the dtype of the files, or the nearest one that the device multiplies. `int8` halves the memory of 16 bits:
+   * whole numbers with a scale for each output, quantised while loading, and the same on every device. Default `auto`.
+   */
+  weights: z.enum(['auto', 'float32', 'bfloat16', 'float16', 'int8']).default('auto'),
   /** Most tokens of prompt and answer together. Default: what the model was trained for. */
   maxContext: z.int().min(1).max(1 << 24).optional(),
   /** Most sequences of one step. Default: as many as fit a share of the memory, at most 8. */

@@ -138,8 +138,8 @@ class Attention {
   void scoreSplit(const int* pages, int kvHead, int split, int count, int n, const Row* q, float* scores) const {
     overPages(pages, split, split + count, [&](int page, int inPage, int run, int at) {
       const Weight* keys = reinterpret_cast<const Weight*>(blocks_.keys(page, kvHead)) + (long)(inPage / kPanel) * inner_ * kPanel;
-      product<KeyKind>(n, int(roundUp(run, kPanel) / kPanel), inner_ / KeyKind::kStep, q, inner_, {keys, (long)inner_ * kPanel, KeyKind::kWidth},
-                       scores + at, kSplit, false);
+      product<KeyKind>(n, int(roundUp(run, kPanel) / kPanel), inner_, q, inner_, {keys, (long)inner_ * kPanel, KeyKind::kWidth}, scores + at, kSplit,
+                       false);
     });
   }
 
@@ -162,7 +162,7 @@ class Attention {
   void addRun(const int* pages, int kvHead, int split, int from, int to, int n, const Memory& m, int query) const {
     overPages(pages, split + from, split + to, [&](int page, int inPage, int run, int at) {
       const Weight* values = reinterpret_cast<const Weight*>(blocks_.values(page, kvHead)) + (long)inPage * padded_;
-      product<KeyKind>(n, padded_ / kPanel, run / KeyKind::kStep, weights(m, query) + from + at, kWeightStride,
+      product<KeyKind>(n, padded_ / kPanel, run, weights(m, query) + from + at, kWeightStride,
                        {values, KeyKind::kWidth, (long)padded_ * KeyKind::kStep}, m.sums + query * padded_, padded_, true);
     });
   }
@@ -177,7 +177,7 @@ class Attention {
       pair[2 * i] = values[2 * i];
       pair[2 * i + 1] = 0;
     }
-    product<KeyKind>(1, padded_ / kPanel, 1, weights(m, query) + at, kWeightStride, {reinterpret_cast<const Weight*>(pair), KeyKind::kWidth, 0},
+    product<KeyKind>(1, padded_ / kPanel, 2, weights(m, query) + at, kWeightStride, {reinterpret_cast<const Weight*>(pair), KeyKind::kWidth, 0},
                      m.sums + query * padded_, padded_, true);
   }
 

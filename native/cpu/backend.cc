@@ -48,8 +48,9 @@ Status Cpu::reserve(const Limits& l) {
 }
 
 Status Cpu::checkProduct(const Matrix& m, DType type, int rows) const {
-  if ((m.type == DType::bfloat16) != (type == DType::bfloat16) || type == DType::float16)
+  if ((m.type == DType::bfloat16) != (type == DType::bfloat16) || type == DType::float16 || type == DType::int8)
     return Status::fail(Kind::internal, "The CPU multiplies bfloat16 matrices with bfloat16 inputs, others with float32 inputs.");
+  if ((m.type == DType::int8) != (m.scale != nullptr)) return Status::fail(Kind::internal, "Matrices of int8, and no others, have scales.");
   const int longest = (limits_.width > limits_.heads * limits_.headSize ? limits_.width : limits_.heads * limits_.headSize) + limits_.inner;
   if (rows < 1 || rows > limits_.rows || m.k > longest || (type == DType::bfloat16 && limits_.type != type))
     return Status::fail(Kind::internal, "A product of %d rows and k = %d is beyond the reserved %d rows and k = %d.", rows, m.k, limits_.rows,
@@ -87,12 +88,12 @@ Status Cpu::download(void* host, const void* device, size_t bytes) {
 
 // ---- matrices (layout in panels.h)
 
-size_t Cpu::matrixBytes(int n, int k, DType type) const { return size_t(roundUp(n, kPanel)) * paddedK(k, type) * ewe::sizeOf(type); }
+size_t Cpu::matrixBytes(int n, int k, DType type) const { return size_t(roundUp(n, kGroupColumns)) * paddedK(k, type) * ewe::sizeOf(type); }
 
 static long indexOf(const Matrix& m, int row, int column) {
-  const long panel = (row / kPanel) * paddedK(m.k, m.type) * kPanel;
-  if (m.type != DType::bfloat16) return panel + (long)column * kPanel + row % kPanel;
-  return panel + (long)(column / 2) * 2 * kPanel + (row % kPanel) * 2 + column % 2;
+  const int step = m.type == DType::bfloat16 ? 2 : m.type == DType::int8 ? 4 : 1;
+  const long group = (row / kGroupColumns) * paddedK(m.k, m.type) * kGroupColumns;
+  return group + ((long)(column / step) * kGroupColumns + row % kGroupColumns) * step + column % step;
 }
 
 static Status checkPiece(const Matrix& m, int firstRow, int firstColumn, int rows, int columns) {
@@ -115,6 +116,8 @@ Status Cpu::store(const Matrix& m, int firstRow, int firstColumn, int rows, int 
         for (int r = 0; r < count; r++) static_cast<float*>(data)[at + r] = from[r * stride + c];
       } else if (m.type == DType::bfloat16) {
         for (int r = 0; r < count; r++) static_cast<uint16_t*>(data)[at + r * 2] = roundBfloat16(from[r * stride + c]);
+      } else if (m.type == DType::int8) {
+        for (int r = 0; r < count; r++) static_cast<int8_t*>(data)[at + r * 4] = int8_t(from[r * stride + c]);
       } else {
         for (int r = 0; r < count; r++) static_cast<uint16_t*>(data)[at + r] = roundFloat16(from[r * stride + c]);
       }
@@ -137,6 +140,8 @@ Status Cpu::fetch(const Matrix& m, int firstRow, int rows, float* target, long l
         to[c] = static_cast<const float*>(m.data)[at];
       } else if (m.type == DType::bfloat16) {
         to[c] = fromBfloat16(static_cast<const uint16_t*>(m.data)[at]);
+      } else if (m.type == DType::int8) {
+        to[c] = m.scale[row] * static_cast<const int8_t*>(m.data)[at];
       } else {
         uint16_t lanes[16] = {static_cast<const uint16_t*>(m.data)[at]};
         storeFirst(to + c, fromFloat16(lanes), 1);

@@ -1,8 +1,8 @@
 // The CPU's implementation of ops.h. Each NAME.cc of this folder is compiled once per instruction set, with -DEWE_ISA=<set> and the set's flags, into
 // a namespace of its own (EWE_CPU); within a set the arithmetic of a row never depends on the other rows of the step, on tiles or on threads.
 //
-// Types: the residual stream is float32. float32 and float16 matrices take float32 inputs, bfloat16 matrices take bfloat16 inputs. The cache has the
-// activations' type. Everything is accumulated in float32.
+// Types: the residual stream is float32. float32, float16 and int8 matrices take float32 inputs, bfloat16 matrices take bfloat16 inputs. The cache
+// has the activations' type. Everything is accumulated in float32.
 #pragma once
 #include "cpu/cpu.h"
 #include "cpu/simd.h"

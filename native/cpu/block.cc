@@ -40,7 +40,7 @@ Status Cpu::blockIn(const BlockIn& b) {
         return Operand{in + (matrix == 1 ? second : 0), stride};
       },
       [&](const Tile& t) {
-        addBias(t, matrices[t.matrix]->bias);
+        addBias(t, *matrices[t.matrix]);
         if (t.matrix == 0) {
           finishQkvTile(b.qkv, b.type, b.step, t, projectionScratch(), b.qkvMatrix.n);
         } else {
@@ -60,7 +60,7 @@ Status Cpu::blockOut(const BlockOut& b) {
   multiply(
       *this, matrices, 1, b.rows, [&](int, int firstRow, int thread) { return input(firstRow, thread); },
       [&](const Tile& t) {
-        addBias(t, b.matrix.bias);
+        addBias(t, b.matrix);
         addResidual(t, static_cast<const float*>(b.y), b.matrix.n);
         storeTile(t, b.y, DType::float32, b.matrix.n);
       });

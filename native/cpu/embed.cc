@@ -4,6 +4,7 @@ namespace ewe::EWE_CPU {
 
 Status Cpu::embed(const Embed& e) {
   if (e.residualType != DType::float32) return Status::fail(Kind::internal, "The CPU keeps the residual stream in float32.");
+  if (e.tableType == DType::int8) return Status::fail(Kind::internal, "A table of int8 has no scales: embeddings are float32, bfloat16 or float16.");
   for (int i = 0; i < e.rows.rows; i++) {
     if (e.rows.token[i] < 0 || e.rows.token[i] >= e.vocab)
       return Status::fail(Kind::internal, "Token %d of row %d is outside the table of %d rows.", e.rows.token[i], i, e.vocab);

@@ -11,8 +11,6 @@ struct Operand {
   long stride;  // elements
 };
 
-constexpr int kGroup = 4;  // panels of one item of work
-constexpr int kGroupColumns = kGroup * kPanel;
 constexpr int kBlockSteps = 512;  // along k: a group's weights stay in the second-level cache while the rows pass
 constexpr int kMaxRowBlock = 96;
 constexpr int kPrivateRows = 6;  // up to here each thread prepares the input for itself rather than wait for the others
@@ -27,14 +25,15 @@ constexpr int rowBlockOf(int rows, long k, Format format) {
 
 template <class Kind>
 void productOfGroup(const Matrix& m, Operand x, int rows, int firstPanel, int panels, float* c) {
-  const int steps = int(paddedK(m.k, m.type) / Kind::kStep);
-  const long panelStride = long(steps) * Kind::kWidth;
-  const auto* w = static_cast<const typename Kind::Weight*>(m.data) + firstPanel * panelStride;
+  const long stored = paddedK(m.k, m.type);
+  const auto* w = static_cast<const typename Kind::Weight*>(m.data) + firstPanel * stored * kPanel;
   const auto* rowData = static_cast<const typename Kind::Row*>(x.data);
-  for (int s = 0; s < steps; s += kBlockSteps) {
-    const int n = steps - s < kBlockSteps ? steps - s : kBlockSteps;
-    product<Kind>(rows, panels, n, rowData + long(s) * Kind::kStep, x.stride, Panels<Kind>{w + long(s) * Kind::kWidth, panelStride, Kind::kWidth}, c,
-                  kGroupColumns, s > 0);
+  const int k = m.type == DType::int8 ? m.k : int(stored);
+  constexpr int kBlock = kBlockSteps * Kind::kStep;
+  for (int at = 0; at < k; at += kBlock) {
+    const int n = k - at < kBlock ? k - at : kBlock;
+    const Panels<Kind> block = {w + long(at) * kGroupColumns, Kind::kWidth, kGroup * Kind::kWidth};
+    product<Kind>(rows, panels, n, rowData + at, x.stride, block, c, kGroupColumns, at > 0);
   }
 }
 
@@ -71,6 +70,8 @@ void multiply(Cpu& cpu, const Matrix* const* matrices, int count, int rows, Oper
         productOfGroup<Float32Panels>(m, x, tile.rows, tile.firstColumn / kPanel, panels, c);
       } else if (m.type == DType::bfloat16) {
         productOfGroup<Bfloat16Panels>(m, x, tile.rows, tile.firstColumn / kPanel, panels, c);
+      } else if (m.type == DType::int8) {
+        productOfGroup<Int8Panels>(m, x, tile.rows, tile.firstColumn / kPanel, panels, c);
       } else {
         productOfGroup<Float16Panels>(m, x, tile.rows, tile.firstColumn / kPanel, panels, c);
       }
@@ -137,13 +138,14 @@ EWE_INLINE void forVectors(const Tile& t, F f) {
     for (int column = 0; column < t.columns; column += 16) f(t.c + r * kGroupColumns + column, column);
 }
 
-// c = act(c + bias). Lanes beyond the matrix hold padding, which nobody reads.
-inline void addBias(const Tile& t, const float* bias) {
-  if (!bias) return;
+// c = scale c / kByteUnit + bias, as far as the matrix has them. Lanes beyond the matrix hold padding, which nobody reads.
+inline void addBias(const Tile& t, const Matrix& m) {
+  if (!m.scale && !m.bias) return;
   forVectors(t, [&](float* c, int column) {
-    const int left = t.columns - column;
-    const float* b = bias + t.firstColumn + column;
-    store(c, load(c) + (left >= 16 ? load(b) : loadFirst(b, left)));
+    const int at = t.firstColumn + column, left = t.columns - column;
+    auto own = [&](const float* p) { return left >= 16 ? load(p + at) : loadFirst(p + at, left); };
+    const Vector bias = m.bias ? own(m.bias) : zero();
+    store(c, m.scale ? fma(own(m.scale), load(c) * set(1 / kByteUnit), bias) : load(c) + bias);
   });
 }
 

@@ -14,7 +14,7 @@ Status Cpu::linear(const Linear& l) {
   multiply(
       *this, matrices, 1, l.rows, [&](int, int firstRow, int thread) { return input(firstRow, thread); },
       [&](const Tile& t) {
-        addBias(t, m.bias);
+        addBias(t, m);
         if (qkv) {
           finishQkvTile(l.qkv, l.type, l.step, t, projectionScratch(), m.n);
           return;

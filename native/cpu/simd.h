@@ -263,6 +263,33 @@ EWE_INLINE uint16_t roundFloat16(float x) {  // to the nearest, ties to even
   return uint16_t(sign | ((magnitude - 0x38000000u) >> 13));
 }
 
+// ---- whole numbers of 8 bits
+
+// Of the four in each word, that of one byte, times 2^24: it lies in the upper byte, with zeros below it, when it is converted. That is one step less
+// than its value.
+constexpr float kByteUnit = 0x1p24f;
+EWE_INLINE Vector byteOf(Words four, int byte) {
+  Words upper = four & setWords(0xff000000);
+#if defined(__AVX512F__)
+  const int from = byte << 24;  // the upper byte of each word comes from there, 0x80 gives the zeros
+  if (byte < 3) {
+    const __m512i order = _mm512_set4_epi32(from + 0x0c808080, from + 0x08808080, from + 0x04808080, from + 0x00808080);
+    upper.part[0] = WordPart(_mm512_shuffle_epi8(__m512i(four.part[0]), order));
+  }
+#elif defined(__AVX2__)
+  const int from = byte << 24;
+  if (byte < 3) {
+    const __m128i order = _mm_set_epi32(from + 0x0c808080, from + 0x08808080, from + 0x04808080, from + 0x00808080);
+    EWE_PARTS upper.part[i] = WordPart(_mm256_shuffle_epi8(__m256i(four.part[i]), _mm256_broadcastsi128_si256(order)));
+  }
+#else
+  upper = (four << (24 - 8 * byte)) & setWords(0xff000000);
+#endif
+  Vector r;
+  EWE_PARTS r.part[i] = __builtin_convertvector(MaskPart(upper.part[i]), FloatPart);
+  return r;
+}
+
 // ---- functions
 
 // Relative error below 2e-7 (1.5 units in the last place); 0 below -87, where e^x leaves the normal numbers, and e^88 above 88. NaN stays NaN.

@@ -118,18 +118,14 @@ Status Generation::step(const std::atomic<bool>& stop, std::vector<Event>& event
   const int pageSize = runner_.options().pageSize;
   std::vector<Piece> pieces;
   std::vector<Sampling> rows;
-  std::vector<int> logits;
   for (size_t slot = 0; slot < active_.size(); slot++) {
     Sequence& sequence = sequences_[size_t(active_[slot])];
     if ((sequence.length - 1) / pageSize >= int(sequence.pages.size())) EWE_TRY(grow(sequence));
     pieces.push_back({&sequence.last, sequence.length - 1, 1, &sequence.pages, false});
     rows.push_back(sampling(sequence, int(slot)));
-    logits.push_back(int(slot));
   }
-  EWE_TRY(runner_.run(pieces, stop));
-  EWE_TRY(runner_.head(logits));
   std::vector<Drawn> drawn;
-  EWE_TRY(runner_.sample(rows, false, drawn));
+  EWE_TRY(runner_.decode(pieces, rows, stop, drawn));
   for (size_t slot = 0; slot < active_.size(); slot++) {
     EWE_TRY(accept(sequences_[size_t(active_[slot])], int(slot), drawn[slot], events));
   }

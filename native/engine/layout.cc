@@ -36,6 +36,7 @@ StepLayout stepLayoutOf(const EngineOptions& o) {
   l.pages = take(sequences * size_t(pagesPerSequence(o)) * sizeof(int));
   l.logitRows = take(rows * sizeof(int));
   l.sampling = take(logits * sizeof(Sampling));
+  l.live = take(sizeof(int));
   l.uploaded = used;
   l.target = take(logits * sizeof(int));
   l.history = take(size_t(logitRows(o)) * size_t(o.maxContext) * sizeof(int));

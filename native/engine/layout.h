@@ -9,11 +9,12 @@ namespace ewe {
 
 struct EngineOptions {
   DType weights;
-  int maxContext;  // positions of a sequence
-  int maxBatch;    // sequences in a decode step
-  int pageSize;    // tokens
-  int pages;       // in all; 0 for what maxBatch full contexts can ever need
-  int stepRows;    // most rows of a step
+  int maxContext;           // positions of a sequence
+  int maxBatch;             // sequences in a decode step
+  int pageSize;             // tokens
+  int pages;                // in all; 0 for what maxBatch full contexts can ever need
+  int stepRows;             // most rows of a step
+  bool recordSteps = true;  // replay decode steps where the device can
 };
 
 // Rows whose logits exist at once.
@@ -38,7 +39,7 @@ Layout layoutOf(const Spec& spec, const Ops& ops, const EngineOptions& options);
 
 // The step arena's parts, as offsets in bytes. What is uploaded each step lies first and together.
 struct StepLayout {
-  size_t token, position, sequence, start, pages, logitRows, sampling, uploaded;  // uploaded: end of that part
+  size_t token, position, sequence, start, pages, logitRows, sampling, live, uploaded;  // uploaded: end of that part
   size_t target, history, drawn, logprob, topToken, topLogprob, total;
 };
 constexpr int kTopLogprobs = 20;

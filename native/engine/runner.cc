@@ -5,6 +5,9 @@
 
 namespace ewe {
 
+// Recordings serve contexts up to this, or twice, four times ... this.
+constexpr int kPositionsBucket = 256;
+
 Runner::~Runner() {
   for (void* arena : {arenas_.weights, arenas_.cache, arenas_.activations, arenas_.rotary, arenas_.step}) {
     if (arena) ops_.release(arena);
@@ -53,12 +56,13 @@ Status Runner::load(const Checkpoint& checkpoint, const EngineOptions& options, 
   return loadWeights(checkpoint, options.weights, ops_, threads, arenas_.weights, model_.weights, progress, cancel);
 }
 
-Status Runner::run(const std::vector<Piece>& pieces, const std::atomic<bool>& stop, Save* save) {
+// Fills the host's mirror of the step arena; `rows` says what there is.
+Status Runner::stage(const std::vector<Piece>& pieces, Rows& rows, int& maxPositions) {
   const StepLayout& l = stepLayout_;
   int *token = host<int>(l.token), *position = host<int>(l.position), *sequence = host<int>(l.sequence), *start = host<int>(l.start);
   const int stride = pagesPerSequence(options_);
-  Rows rows{};
-  int maxPosition = 0;
+  rows = {};
+  maxPositions = 0;
   for (size_t i = 0; i < pieces.size(); i++) {
     const Piece& piece = pieces[i];
     if (int(i) >= options_.maxBatch || rows.rows + piece.count > limitsOf(model_.spec, ops_, options_).rows ||
@@ -72,7 +76,7 @@ Status Runner::run(const std::vector<Piece>& pieces, const std::atomic<bool>& st
       position[rows.rows] = piece.position + j;
       sequence[rows.rows] = int(i);
     }
-    maxPosition = std::max(maxPosition, piece.position + piece.count);
+    maxPositions = std::max(maxPositions, piece.position + piece.count);
     if (piece.prompt) {
       rows.promptRows = rows.rows;
       rows.promptSequences = int(i) + 1;
@@ -81,28 +85,87 @@ Status Runner::run(const std::vector<Piece>& pieces, const std::atomic<bool>& st
   start[pieces.size()] = rows.rows;
   rows.sequences = int(pieces.size());
   rows.pagesStride = stride;
-  EWE_TRY(upload(0, l.logitRows));
   rows.token = step<int>(l.token);
   rows.position = step<int>(l.position);
   rows.sequence = step<int>(l.sequence);
   rows.start = step<int>(l.start);
   rows.pages = step<int>(l.pages);
-  return forward(ops_, model_, activations_, {rows, maxPosition}, stop, save);
+  return {};
+}
+
+Status Runner::run(const std::vector<Piece>& pieces, const std::atomic<bool>& stop, Save* save) {
+  Rows rows;
+  int maxPositions;
+  EWE_TRY(stage(pieces, rows, maxPositions));
+  EWE_TRY(upload(0, stepLayout_.logitRows));
+  return forward(ops_, model_, activations_, {rows, maxPositions}, stop, save);
+}
+
+// The least of 1, 2, 3, 4, 6, 8, 12, 16, ... that is not below n, but at most `most`: recordings are few, and at most a third of their rows idle.
+static int bucketOf(int n, int most) {
+  int bucket = 1;
+  while (bucket < n) bucket = bucket % 3 == 0 ? bucket / 3 * 4 : bucket < 2 ? 2 : bucket / 2 * 3;
+  return std::min(bucket, most);
+}
+
+// The work of a decode step of at most `rows` rows: logits and draws of all of them.
+Status Runner::step(const Rows& rows, int maxPositions, const std::atomic<bool>& stop) {
+  EWE_TRY(forward(ops_, model_, activations_, {rows, maxPositions}, stop, nullptr));
+  EWE_TRY(ewe::head(ops_, model_, activations_, step<int>(stepLayout_.logitRows), rows.rows, rows.live, nullptr));
+  Sample op = sampleOp(rows.rows, false);
+  op.live = rows.live;
+  return ops_.sample(op);
+}
+
+Status Runner::decode(const std::vector<Piece>& pieces, const std::vector<Sampling>& sampling, const std::atomic<bool>& stop,
+                      std::vector<Drawn>& out) {
+  const StepLayout& l = stepLayout_;
+  Rows rows;
+  int maxPositions;
+  EWE_TRY(stage(pieces, rows, maxPositions));
+  if (rows.promptRows != 0 || rows.rows != int(pieces.size()) || sampling.size() != pieces.size()) {
+    return Status::fail(Kind::internal, "a decode step of %zu pieces has %d rows, %d of prompts", pieces.size(), rows.rows, rows.promptRows);
+  }
+  for (int i = 0; i < rows.rows; i++) host<int>(l.logitRows)[i] = i;
+  std::memcpy(host<Sampling>(l.sampling), sampling.data(), sampling.size() * sizeof(Sampling));
+  *host<int>(l.live) = rows.rows;
+  EWE_TRY(upload(0, l.uploaded));
+  if (!options_.recordSteps || !ops_.records()) {
+    EWE_TRY(step(rows, maxPositions, stop));
+    return fetch(sampling, out);
+  }
+  // Recorded for the most rows and positions of its bucket; the rows of this time are counted on the device.
+  rows.live = step<int>(l.live);
+  rows.rows = rows.sequences = bucketOf(rows.rows, options_.maxBatch);
+  for (int positions = kPositionsBucket;; positions *= 2) {
+    if (positions < maxPositions && positions < options_.maxContext) continue;
+    maxPositions = std::min(positions, options_.maxContext);
+    break;
+  }
+  const unsigned long long key = (unsigned long long)rows.rows << 32 | unsigned(maxPositions);
+  if (ops_.recorded(key)) {
+    EWE_TRY(ops_.replay(key));
+  } else {
+    EWE_TRY(ops_.record(key));
+    Status status = step(rows, maxPositions, stop);
+    if (!status.ok()) {
+      ops_.dropRecord();
+      return status;
+    }
+    EWE_TRY(ops_.endRecord());
+  }
+  return fetch(sampling, out);
 }
 
 Status Runner::head(const std::vector<int>& rows, Save* save) {
   if (int(rows.size()) > logitRows(options_)) return Status::fail(Kind::internal, "logits of %zu rows exceed the buffer", rows.size());
   std::memcpy(host<int>(stepLayout_.logitRows), rows.data(), rows.size() * sizeof(int));
   EWE_TRY(upload(stepLayout_.logitRows, rows.size() * sizeof(int)));
-  return ewe::head(ops_, model_, activations_, step<int>(stepLayout_.logitRows), int(rows.size()), save);
+  return ewe::head(ops_, model_, activations_, step<int>(stepLayout_.logitRows), int(rows.size()), nullptr, save);
 }
 
-Status Runner::sample(const std::vector<Sampling>& sampling, bool shared, std::vector<Drawn>& out) {
+Sample Runner::sampleOp(int rows, bool shared) const {
   const StepLayout& l = stepLayout_;
-  const size_t rows = sampling.size();
-  if (int(rows) > logitRows(options_)) return Status::fail(Kind::internal, "sampling of %zu rows exceeds the buffer", rows);
-  std::memcpy(host<Sampling>(l.sampling), sampling.data(), rows * sizeof(Sampling));
-  EWE_TRY(upload(l.sampling, rows * sizeof(Sampling)));
   Sample op{};
   op.logits = activations_.logits;
   op.sampling = step<Sampling>(l.sampling);
@@ -111,26 +174,40 @@ Status Runner::sample(const std::vector<Sampling>& sampling, bool shared, std::v
   op.topToken = step<int>(l.topToken);
   op.topLogprob = step<float>(l.topLogprob);
   op.stride = shared ? 0 : model_.spec.vocab;
-  op.rows = int(rows);
+  op.rows = rows;
   op.vocab = model_.spec.vocab;
   op.topStride = kTopLogprobs;
-  EWE_TRY(ops_.sample(op));
+  return op;
+}
 
-  std::vector<int> tokens(rows), topTokens(rows * kTopLogprobs);
-  std::vector<float> logprobs(rows), topLogprobs(rows * kTopLogprobs);
-  EWE_TRY(ops_.download(tokens.data(), op.token, rows * sizeof(int)));
-  EWE_TRY(ops_.download(logprobs.data(), op.logprob, rows * sizeof(float)));
+Status Runner::sample(const std::vector<Sampling>& sampling, bool shared, std::vector<Drawn>& out) {
+  const StepLayout& l = stepLayout_;
+  const size_t rows = sampling.size();
+  if (int(rows) > logitRows(options_)) return Status::fail(Kind::internal, "sampling of %zu rows exceeds the buffer", rows);
+  std::memcpy(host<Sampling>(l.sampling), sampling.data(), rows * sizeof(Sampling));
+  EWE_TRY(upload(l.sampling, rows * sizeof(Sampling)));
+  EWE_TRY(ops_.sample(sampleOp(int(rows), shared)));
+  return fetch(sampling, out);
+}
+
+// What sampling left, in one copy, or two where log-probabilities are wanted.
+Status Runner::fetch(const std::vector<Sampling>& sampling, std::vector<Drawn>& out) {
+  const StepLayout& l = stepLayout_;
+  const size_t rows = sampling.size();
   int most = 0;
   for (const Sampling& s : sampling) most = std::max(most, s.top);
-  if (most > 0) {
-    EWE_TRY(ops_.download(topTokens.data(), op.topToken, topTokens.size() * sizeof(int)));
-    EWE_TRY(ops_.download(topLogprobs.data(), op.topLogprob, topLogprobs.size() * sizeof(float)));
-  }
+  drawn_.resize(most > 0 ? l.total - l.drawn : l.topToken - l.drawn);
+  EWE_TRY(ops_.download(drawn_.data(), step<unsigned char>(l.drawn), drawn_.size()));
+  const auto at = [&](size_t offset) { return drawn_.data() + (offset - l.drawn); };
+  const int *tokens = reinterpret_cast<const int*>(at(l.drawn)), *topTokens = reinterpret_cast<const int*>(at(l.topToken));
+  const float *logprobs = reinterpret_cast<const float*>(at(l.logprob)), *topLogprobs = reinterpret_cast<const float*>(at(l.topLogprob));
   out.clear();
   for (size_t i = 0; i < rows; i++) {
     Drawn drawn{tokens[i], logprobs[i], {}, {}};
-    drawn.topTokens.assign(&topTokens[i * kTopLogprobs], &topTokens[i * kTopLogprobs] + sampling[i].top);
-    drawn.topLogprobs.assign(&topLogprobs[i * kTopLogprobs], &topLogprobs[i * kTopLogprobs] + sampling[i].top);
+    if (sampling[i].top > 0) {
+      drawn.topTokens.assign(&topTokens[i * kTopLogprobs], &topTokens[i * kTopLogprobs] + sampling[i].top);
+      drawn.topLogprobs.assign(&topLogprobs[i * kTopLogprobs], &topLogprobs[i * kTopLogprobs] + sampling[i].top);
+    }
     out.push_back(std::move(drawn));
   }
   return {};

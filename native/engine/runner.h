@@ -38,6 +38,8 @@ class Runner {
   Status run(const std::vector<Piece>& pieces, const std::atomic<bool>& stop, Save* save = nullptr);
   // Logits of rows of the last run, at most logitRows(options).
   Status head(const std::vector<int>& rows, Save* save = nullptr);
+  // One more token of each piece, all of them generated: run, head and sample, as one recording where the device replays steps.
+  Status decode(const std::vector<Piece>& pieces, const std::vector<Sampling>& sampling, const std::atomic<bool>& stop, std::vector<Drawn>& out);
   // Draws from the logits of the last head: row i with sampling[i]; with `shared`, all from its first row.
   Status sample(const std::vector<Sampling>& sampling, bool shared, std::vector<Drawn>& out);
   // targets[i] < 0: none. Results are [rows], [rows, top].
@@ -62,6 +64,10 @@ class Runner {
   T* host(size_t offset) {
     return reinterpret_cast<T*>(host_.data() + offset);
   }
+  Status stage(const std::vector<Piece>& pieces, Rows& rows, int& maxPositions);
+  Status step(const Rows& rows, int maxPositions, const std::atomic<bool>& stop);
+  Sample sampleOp(int rows, bool shared) const;
+  Status fetch(const std::vector<Sampling>& sampling, std::vector<Drawn>& out);
   Status upload(size_t offset, size_t bytes) { return ops_.upload(step<unsigned char>(offset), host_.data() + offset, bytes); }
 
   Ops& ops_;
@@ -73,7 +79,8 @@ class Runner {
   struct {
     void *weights = nullptr, *cache = nullptr, *activations = nullptr, *rotary = nullptr, *step = nullptr;
   } arenas_;
-  std::vector<unsigned char> host_;  // mirror of the uploaded part of the step arena
+  std::vector<unsigned char> host_;   // mirror of the uploaded part of the step arena
+  std::vector<unsigned char> drawn_;  // what sampling returned
 };
 
 }  // namespace ewe

@@ -65,6 +65,7 @@ struct Pass {
     op.weight = weight;
     op.bias = bias;
     op.y = y;
+    op.live = step.rows.live;
     op.rows = rows;
     op.width = model.spec.hidden;
     op.eps = model.spec.normEps;
@@ -78,7 +79,9 @@ struct Pass {
     op.x = x;
     op.matrix = matrix;
     op.y = y;
+    op.live = step.rows.live;
     op.rows = step.rows.rows;
+    op.promptRows = step.rows.promptRows;
     op.xStride = xStride;
     op.yStride = yStride;
     op.type = act.type;
@@ -113,7 +116,9 @@ struct Pass {
     out.x = act.wide;
     out.matrix = w.blockOut;
     out.y = act.x;
+    out.live = step.rows.live;
     out.rows = step.rows.rows;
+    out.promptRows = step.rows.promptRows;
     out.residualType = act.residualType;
     out.type = act.type;
     return ops.blockOut(out);
@@ -165,8 +170,11 @@ Status forward(Ops& ops, const Model& model, const Activations& activations, con
   return {};
 }
 
-Status head(Ops& ops, const Model& model, const Activations& activations, const int* rows, int count, Save* save) {
-  const Pass pass{ops, model, activations, {}, 0, 0};
+// The head has one class: the same arithmetic for rows that a prompt or a generated token left.
+Status head(Ops& ops, const Model& model, const Activations& activations, const int* rows, int count, const int* live, Save* save) {
+  Step step{};
+  step.rows.live = live;
+  const Pass pass{ops, model, activations, step, 0, 0};
   const Spec& s = model.spec;
   EWE_TRY(pass.norm(activations.x, rows, count, model.weights.finalWeight, model.weights.finalBias, activations.a));
   if (save) EWE_TRY(save->final(activations.a));

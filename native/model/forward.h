@@ -51,7 +51,7 @@ struct Save {
 // a layer).
 Status forward(Ops& ops, const Model& model, const Activations& activations, const Step& step, const std::atomic<bool>& stop, Save* save);
 
-// Final norm and head of `count` of the rows that forward left: activations.logits[i] belongs to row rows[i] (device pointer).
-Status head(Ops& ops, const Model& model, const Activations& activations, const int* rows, int count, Save* save);
+// Final norm and head of `count` of the rows that forward left: activations.logits[i] belongs to row rows[i] (device pointer). live as in args.h.
+Status head(Ops& ops, const Model& model, const Activations& activations, const int* rows, int count, const int* live, Save* save);
 
 }  // namespace ewe

@@ -1,4 +1,5 @@
-// The weights of a model on a device, and how they get there: each slot is filled from stored tensors by rows, rounded to the dtype wanted.
+// The weights of a model on a device, and how they get there: each slot is filled from stored tensors by rows, rounded to the dtype wanted. For int8
+// the matrices of the layers are quantised while they stream from the files, each read twice: for its scales, then for its numbers.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -67,14 +68,17 @@ struct LayerWeights {
 };
 
 struct Weights {
-  const void* embed;  // [vocab, hidden] embedType
+  const void* embed;  // [vocab, hidden] embedType, which is unquantisedType()
   DType embedType;
   std::vector<LayerWeights> layers;
   const float *finalWeight, *finalBias;
   Matrix head;
 };
 
-// Bytes of the two arenas that hold the weights.
+// The dtype of the table and the head. Beside int8 weights they stay in 16 bits: those of the activations, or float16 where activations are float32.
+DType unquantisedType(const Ops& ops, DType weights);
+
+// Bytes of the arena that holds the weights; scales count as part of their matrices.
 struct WeightBytes {
   size_t matrices, embedding, vectors;
   size_t total() const { return matrices + embedding + vectors; }

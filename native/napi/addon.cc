@@ -14,6 +14,13 @@ namespace ewe {
 
 static Napi::Value version(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), EWE_VERSION); }
 
+template <typename Text>
+static Napi::Array strings(Napi::Env env, const std::vector<Text>& all) {
+  Napi::Array list = Napi::Array::New(env, all.size());
+  for (size_t i = 0; i < all.size(); i++) list.Set(uint32_t(i), all[i]);
+  return list;
+}
+
 static Napi::Value devices(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   std::string reason;
@@ -25,13 +32,16 @@ static Napi::Value devices(const Napi::CallbackInfo& info) {
     o.Set("kind", all[i].kind);
     o.Set("name", all[i].name);
     o.Set("memory", all[i].memory);
+    o.Set("weights", strings(env, all[i].weights));
     o.Set("computeCapability", all[i].computeCapability);
     if (all[i].kind == "cpu") {
-      Napi::Array sets = Napi::Array::New(env, all[i].instructionSets.size());
-      for (size_t j = 0; j < all[i].instructionSets.size(); j++) sets.Set(uint32_t(j), all[i].instructionSets[j]);
-      o.Set("instructionSets", sets);
+      o.Set("instructionSets", strings(env, all[i].instructionSets));
       o.Set("threads", all[i].threads);
+    } else {
+      o.Set("family", all[i].family);
+      o.Set("multiprocessors", all[i].multiprocessors);
     }
+    if (!all[i].problem.empty()) o.Set("problem", all[i].problem);
     list.Set(uint32_t(i), o);
   }
   Napi::Object out = Napi::Object::New(env);
@@ -44,7 +54,7 @@ static Napi::Value layout(const Napi::CallbackInfo& info) {
   const Spec spec = specOf(info[0]);
   const LoadOptions options = loadOptionsOf(info[1]);
   Device device;
-  throwIf(info.Env(), makeDevice(options.device, 1, options.instructionSet, device));
+  throwIf(info.Env(), makePlanner(options.device, options.instructionSet, device));
   return layoutObject(info.Env(), layoutOf(spec, *device.ops, options.engine));
 }
 

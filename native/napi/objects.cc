@@ -80,6 +80,9 @@ Napi::Value EngineObject::load(const Napi::CallbackInfo& info) {
   const LoadOptions options = loadOptionsOf(info[1]);
   Device device;
   throwIf(env, makeDevice(options.device, options.threads, options.instructionSet, device));
+  if (!device.ops->multiplies(options.engine.weights)) {
+    throw toError(env, Status::fail(Kind::internal, "device '%s' does not multiply weights of this dtype", options.device.c_str()).failure());
+  }
   spec_ = checkpoint.spec;
   options_ = options.engine;
   if (info[2].IsFunction()) progress_ = Napi::Persistent(info[2].As<Napi::Function>());

@@ -59,11 +59,13 @@ std::vector<T> typed(const Napi::Value& value, napi_typedarray_type type, const 
   return std::vector<T>(source.Data(), source.Data() + source.ElementLength());
 }
 
-DType dtype(const Napi::Object& o, const char* key) {
+// int8 is what weights may be held in, never what a tensor is stored in.
+DType dtype(const Napi::Object& o, const char* key, bool held = false) {
   const std::string name = text(o, key);
   if (name == "float32") return DType::float32;
   if (name == "bfloat16") return DType::bfloat16;
   if (name == "float16") return DType::float16;
+  if (name == "int8" && held) return DType::int8;
   refuse(o.Env(), key, "a dtype");
 }
 
@@ -165,7 +167,7 @@ LoadOptions loadOptionsOf(const Napi::Value& value) {
   l.device = text(o, "device");
   l.instructionSet = text(o, "instructionSet");
   l.threads = integer(o, "threads", 0, 4096);
-  l.engine.weights = dtype(o, "weights");
+  l.engine.weights = dtype(o, "weights", true);
   l.engine.maxContext = integer(o, "maxContext", 1, 1 << 24);
   l.engine.maxBatch = integer(o, "maxBatch", 1, 1 << 16);
   l.engine.pageSize = integer(o, "pageSize", 16, 1024);

@@ -7,8 +7,8 @@
 
 namespace ewe {
 
-enum class DType : int { float32 = 0, bfloat16 = 1, float16 = 2 };
-constexpr int sizeOf(DType type) { return type == DType::float32 ? 4 : 2; }
+enum class DType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
+constexpr int sizeOf(DType type) { return type == DType::float32 ? 4 : type == DType::int8 ? 1 : 2; }
 
 enum class Activation : int { none = 0, gelu = 1, geluTanh = 2, quickGelu = 3, silu = 4, relu = 5, geluClipped = 6 };
 
@@ -17,18 +17,23 @@ struct Cost {
   double bytes, flops;
 };
 
-// A weight matrix W of y = x W^T + bias.
+// A weight matrix W of y = x W^T + bias. int8: W[i, j] = scale[i] times a whole number from -127 to 127.
 struct Matrix {
   const void* data;   // n x k elements of type, in the device's order
   const float* bias;  // [n] or null
   int n, k;           // outputs, inputs
   DType type;
+  const float* scale;  // [n], int8 only; else null
 };
-constexpr double bytesOf(const Matrix& m) { return double(m.n) * m.k * sizeOf(m.type) + (m.bias ? 4.0 * m.n : 0.0); }
+constexpr double bytesOf(const Matrix& m) { return double(m.n) * m.k * sizeOf(m.type) + (m.bias ? 4.0 * m.n : 0.0) + (m.scale ? 4.0 * m.n : 0.0); }
 constexpr double flopsOf(const Matrix& m, int rows) { return 2.0 * rows * m.n * m.k; }
 
-// The rows of a step: one row is one token of one sequence. The rows of a sequence lie together and in the order of their positions. Sequences with
+// The rows of a step: one row is one token of one sequence. The rows of a sequence lie together, at positions that follow each other. Sequences with
 // prompt rows come first. All pointers are device memory whose addresses stay the same from step to step.
+//
+// A row's arithmetic depends on its class, prompt or generated, and on nothing else of the step. A step of generated rows may be recorded and replayed
+// (ops.h): then `rows` and `sequences` are the most that the recording serves, and *live, here and in the other ops, says how many rows there are this
+// time. Rows from *live on are neither read nor written.
 struct Rows {
   const int* token;     // [rows]
   const int* position;  // [rows] from 0
@@ -37,6 +42,7 @@ struct Rows {
   const int* pages;     // [sequences, pagesStride] numbers of its pages, in the order of positions
   int rows, sequences, pagesStride;
   int promptRows, promptSequences;  // how many of each are of the prompt class
+  const int* live;                  // [1], or null: all rows
 };
 
 // The cache of one layer: [page][K, then V][kvHead] blocks of pageSize tokens x headSize elements of type, each block in the device's order.
@@ -74,6 +80,7 @@ struct Norm {
   void* y;                       // [rows, width] type
   const float *weight2, *bias2;  // [width] or null
   void* y2;                      // [rows, width] type, or null
+  const int* live;               // as in Rows
   int rows, width;
   float eps;
   DType residualType, type;
@@ -100,8 +107,9 @@ struct Linear {
   void* y;               // [rows, n] outputType, stride yStride; null with qkv
   const void* residual;  // [rows, n] residualType or null; may be y itself
   Qkv qkv;
-  Rows step;  // with qkv only
-  int rows;
+  Rows step;                   // with qkv only
+  const int* live;             // as in Rows
+  int rows, promptRows;        // the first promptRows rows are of the prompt class
   long long xStride, yStride;  // elements
   Activation activation;
   DType type, outputType, residualType;
@@ -123,6 +131,7 @@ struct BlockIn {
   void* hidden;  // [rows, up.n] type, stride hiddenStride
   Rows step;
   int width;
+  void* scratch;           // the device's own
   long long hiddenStride;  // elements
   float eps;
   Activation activation;
@@ -141,6 +150,8 @@ struct Attend {
   Cache cache;
   void* y;  // [rows, heads * headSize] type, stride yStride
   Rows step;
+  void* scratch;  // the device's own
+  int* counters;  // the device's own: zero between launches
   int heads;
   long long yStride;  // elements
   float scale;        // 1 / sqrt(headSize)
@@ -158,8 +169,9 @@ constexpr Cost cost(const Attend& a, double contexts, double keys) {
 struct BlockOut {
   const void* x;  // [rows, matrix.k] type
   Matrix matrix;
-  void* y;  // [rows, matrix.n] residualType, read as the residual and written
-  int rows;
+  void* y;           // [rows, matrix.n] residualType, read as the residual and written
+  const int* live;  // as in Rows
+  int rows, promptRows;
   DType residualType, type;
 };
 constexpr Cost cost(const BlockOut& b) {
@@ -189,6 +201,7 @@ struct Sample {
   float* logprob;            // [rows] out: of the drawn token
   int* topToken;             // [rows, topStride] out, best first, the lower id among equals
   float* topLogprob;         // [rows, topStride] out
+  const int* live;           // as in Rows
   long long stride;          // elements
   int rows, vocab, topStride;
 };

@@ -23,6 +23,8 @@ class Ops {
  public:
   virtual ~Ops();
 
+  // Whether the device multiplies matrices of this dtype at all; one that does not refuses their products.
+  virtual bool multiplies(DType weights) const;
   // What the ops compute in, given the dtype of the weights: Limits::type, and type of every op.
   virtual DType activationType(DType weights) const = 0;
   virtual DType residualType(DType weights) const = 0;
@@ -36,7 +38,8 @@ class Ops {
   virtual Status upload(void* device, const void* host, size_t bytes) = 0;    // ordered with the ops
   virtual Status download(void* host, const void* device, size_t bytes) = 0;  // returns when the bytes are there
 
-  // Weights arrive as fp32 pieces, which the device rounds to the matrix's type and lays out as it likes. Pieces of different rows may be stored
+  // Weights arrive as fp32 pieces, which the device rounds to the matrix's type and lays out as it likes. Those of an int8 matrix are already whole
+  // numbers from -127 to 127 (ops/quantise.h). Pieces of different rows may be stored
   // from several threads at once when they do not share a group of 16 rows (first row a multiple of 16).
   virtual size_t matrixBytes(int n, int k, DType type) const = 0;
   virtual Status store(const Matrix& matrix, int firstRow, int firstColumn, int rows, int columns, const float* source, long long stride) = 0;
@@ -44,6 +47,15 @@ class Ops {
   virtual Status fetch(const Matrix& matrix, int firstRow, int rows, float* target, long long stride) = 0;
   // Bytes of one block of the cache: one head's keys (or values) of one page.
   virtual size_t blockBytes(int pageSize, int headSize, DType type) const = 0;
+
+  // Whether steps of generated rows can be recorded. A recording is what the ops between record(key) and endRecord() would do; endRecord and replay do
+  // it. Only device addresses and what lies in the structs is recorded, so the same key must mean the same ops over the same addresses.
+  virtual bool records() const;
+  virtual bool recorded(unsigned long long key) const;
+  virtual Status record(unsigned long long key);
+  virtual Status endRecord();
+  virtual void dropRecord();  // instead of endRecord, when an op failed
+  virtual Status replay(unsigned long long key);
 
   virtual Status embed(const Embed&) = 0;
   virtual Status norm(const Norm&) = 0;

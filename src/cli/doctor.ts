@@ -8,6 +8,8 @@ import { packageFolder, packageVersion } from '../package.js'
 
 /** Every environment variable that ewe reads. */
 export const environmentVariables: Record<string, string> = {
+  EWE_EMULATOR: 'how the emulator of cards runs its threads (native/emulator/settings.h)',
+  EWE_EMULATOR_DIR: 'folder of the emulators of cards, libewe-emulator-PATH.so',
   EWE_NATIVE: 'path of the native addon to load instead of the one in the package',
   HF_HOME: 'folder of the Hugging Face caches; default ~/.cache/huggingface',
   HF_HUB_CACHE: 'folder of the Hub cache; default hub in HF_HOME',
@@ -119,6 +121,10 @@ export async function doctor(options: { json?: boolean } = {}): Promise<number> 
   return found.ok ? 0 : 1
 }
 
+function usable({ problem, computeCapability, weights }: NativeDevice): string {
+  return problem ?? `compute capability ${(computeCapability / 10).toFixed(1)}, weights in ${weights.join(', ')}`
+}
+
 function describe(found: Diagnosis): string {
   const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`
   const rows: [string, string][] = [
@@ -129,7 +135,8 @@ function describe(found: Diagnosis): string {
     ['processor', `${found.cpu.name}, ${found.cpu.threads} threads`],
     ['instruction sets', found.cpu.instructionSets.join(', ') || 'unknown without the addon'],
     ['memory', `${gib(found.cpu.memory)}, ${gib(found.cpu.freeMemory)} free`],
-    ['CUDA', found.cuda.devices.map((device) => `${device.id} ${device.name}, ${gib(device.memory)}`).join('; ') || `no device: ${found.cuda.reason}`],
+    ...found.cuda.devices.map((device): [string, string] => [device.id, `${device.name}, ${gib(device.memory)}, ${usable(device)}`]),
+    ...(found.cuda.devices.length === 0 ? [['CUDA', `no device: ${found.cuda.reason}`] satisfies [string, string]] : []),
     ['tokenizers', found.tokenizer.cause ?? 'found'],
     ['model', found.model.missing.length === 0 ? found.model.folder : `${found.model.folder} lacks ${found.model.missing.join(', ')}`],
     ...Object.entries(found.tools).map(([name, version]): [string, string] => [name, version ?? 'not found (only needed to build from source)']),

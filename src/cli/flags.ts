@@ -36,7 +36,7 @@ export function addModelFlags(command: Command): Command {
   return command
     .option('--model <model>', 'folder of a model, or its Hub id (org/name or org/name@revision) in the local Hub cache')
     .option('--device <device>', 'auto, cpu, cuda, cuda:N (default: auto)')
-    .option('--weights <dtype>', 'dtype of the weights in memory: auto, float32, bfloat16, float16 (default: that of the files)')
+    .option('--weights <dtype>', 'dtype of the weights in memory: auto, float32, bfloat16, float16, int8 (default: that of the files)')
     .option('--threads <count>', 'threads of the CPU device (default: one for each processor)', wholeNumber)
     .option('--max-context <tokens>', 'most tokens of prompt and answer together (default: what the model was trained for)', wholeNumber)
     .option('--instruction-set <set>', 'of the CPU device: auto, plain, avx2, avx512, avx512bf16 (default: auto, the best one)')

@@ -3,7 +3,7 @@ import { basename, join, relative } from 'node:path'
 import { readCheckpoint, type Checkpoint } from '../checkpoint/checkpoint.js'
 import { resolveModel } from '../checkpoint/hub.js'
 import { NativeError } from '../errors.js'
-import { loadNative, type DTypeName } from '../native.js'
+import { loadNative, type DTypeName, type WeightsName } from '../native.js'
 import { check, loadOptions } from '../options.js'
 import { chooseTemplate } from '../prompts.js'
 import { Tokenizer } from '../tokenizer/tokenizer.js'
@@ -11,7 +11,7 @@ import type { CommonFlags } from './flags.js'
 import { chosenModel } from './open.js'
 import { exitCodes, formatBytes, formatCount, interruptible, table, writeJson } from './output.js'
 
-const dtypes: Record<DTypeName, number> = { float32: 4, bfloat16: 2, float16: 2 }
+const dtypes: Record<WeightsName, number> = { float32: 4, bfloat16: 2, float16: 2, int8: 1 }
 const sideFiles = ['config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json']
 const indexFiles = ['model.safetensors.index.json', 'pytorch_model.bin.index.json']
 
@@ -64,7 +64,7 @@ function storedDtypes({ native }: Checkpoint): Partial<Record<DTypeName, number>
 
 /** Bytes by part with one sequence at full context, for each dtype of weights; without the addon just those of the weights, and why. */
 function memoryByDtype({ spec, native, parameters }: Checkpoint): { byDtype: Record<string, Record<string, number>>; missing?: string } {
-  const names = Object.keys(dtypes) as DTypeName[]
+  const names = Object.keys(dtypes) as WeightsName[]
   const { pageSize, chunk, instructionSet } = check(loadOptions, {})
   const options = { device: 'cpu', instructionSet, threads: 0, maxContext: spec.maxPositions, maxBatch: 1, pageSize, pages: 0, stepRows: chunk }
   try {
@@ -73,7 +73,9 @@ function memoryByDtype({ spec, native, parameters }: Checkpoint): { byDtype: Rec
   } catch (error) {
     if (!(error instanceof NativeError)) throw error
     const [missing = ''] = error.message.split('\n')
-    return { byDtype: Object.fromEntries(names.map((weights) => [weights, { weights: parameters * dtypes[weights] }])), missing }
+    const in16Bits = (spec.tied ? 1 : 2) * spec.vocab * spec.hidden // of an int8 model: the input table and the head
+    const bytes = (weights: WeightsName): number => parameters * dtypes[weights] + (weights === 'int8' ? in16Bits : 0)
+    return { byDtype: Object.fromEntries(names.map((weights) => [weights, { weights: bytes(weights) }])), missing }
   }
 }
 

@@ -45,7 +45,7 @@ test('JSON holds the same as numbers, with the memory that a load takes', async 
   assert.is(tokenizer?.specialTokens['### End'], 2048)
   assert.is(tokenizer?.template, 'dolly-v2')
   assert.equal(endIds, [2048, 0])
-  assert.equal(Object.keys(memory.byDtype), ['float32', 'bfloat16', 'float16'])
+  assert.equal(Object.keys(memory.byDtype), ['float32', 'bfloat16', 'float16', 'int8'])
   assert.is(memory.byDtype['float32']?.['weights'], 2 * (memory.byDtype['bfloat16']?.['weights'] ?? 0))
   assert.is(files.find(({ name }) => name === 'model.safetensors')?.bytes, statSync('models/lamb/model.safetensors').size)
 })
@@ -54,6 +54,7 @@ test('without the addon the weights are computed, and that is said', async () =>
   const gone = { EWE_NATIVE: '/gone/ewe.node' }
   const { memory } = await report('models/lamb', gone)
   assert.equal(memory.byDtype['float16'], { weights: 2 * 3462144 })
+  assert.equal(memory.byDtype['int8'], { weights: 3462144 + 2 * 2064 * 192 }) // the input table and the head stay in 16 bits
   assert.match(memory.missing ?? '', /could not be loaded/)
   assert.match((await ewe(['inspect', 'models/lamb'], '', gone)).stdout, /weights only, computed from their number: The native addon/)
 })

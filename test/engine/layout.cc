@@ -106,6 +106,7 @@ struct Counted : Borrowed {
 static const std::atomic<bool> kNever{false};
 
 static void exactly(Run& run) {
+  if (!run.needs(DType::float32)) return;
   for (const Spec& s : manySpecs()) {
     const OwnModel model = randomModel(s, DType::float32, 1);
     for (const EngineOptions& o : manyOptions()) {
@@ -128,6 +129,7 @@ static void exactly(Run& run) {
 
 // What would write beyond a buffer is refused, whoever asks.
 static void beyond(Run& run) {
+  if (!run.needs(DType::float32)) return;
   const OwnModel model = randomModel(smallSpec(), DType::float32, 1);
   Runner runner(run.ops);
   Threads alone(1);

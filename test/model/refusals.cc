@@ -147,6 +147,7 @@ static void refused(Run& run, const Refusal& refusal) {
 }
 
 static void otherFiles(Run& run) {
+  if (!run.needs(DType::float32)) return;
   OwnModel model = randomModel(spec(), DType::float32, 1);
   const std::string other = model.file->path() + ".other", real = model.checkpoint.files[0];
   auto tried = [&] {

@@ -125,6 +125,7 @@ static void compareAll(Run& run, const OwnModel& model, const ewe::Weights& w, D
 }
 
 static void everyPair(Run& run, DType file, DType memory) {
+  if (!run.needs(memory)) return;
   for (const Spec& spec : {specFor(true), specFor(false), specFor(true, true)}) {
     const OwnModel model = randomModel(spec, file, 7);
     Loaded loaded = room(run, model.checkpoint, memory);
@@ -134,6 +135,7 @@ static void everyPair(Run& run, DType file, DType memory) {
 }
 
 static void withoutBiases(Run& run) {
+  if (!run.needs(DType::float32)) return;
   Random random(3);
   const OwnModel model = ownModel(specFor(true), DType::float32, false, [&](Slot, int, size_t count) {
     Floats values(count);
@@ -148,6 +150,7 @@ static void withoutBiases(Run& run) {
 // Any layout in the file, and any order of rows: the table from three tensors, one of them transposed and one with gaps, at odd bytes, its rows
 // shuffled.
 static void anyLayout(Run& run, DType file) {
+  if (!run.needs(DType::float32)) return;
   OwnModel model = randomModel(specFor(true), file, 9);
   const int vocab = model.checkpoint.spec.vocab, hidden = model.checkpoint.spec.hidden, size = sizeOf(file);
   Placement& head = placementOf(model.checkpoint, Slot::head);
@@ -241,6 +244,7 @@ static OwnModel widerModel() {
 }
 
 static void cancelling(Run& run) {
+  if (!run.needs(DType::float32)) return;
   const OwnModel model = widerModel();
   Loaded loaded = room(run, model.checkpoint, DType::float32);
   std::atomic<bool> cancel{true};
@@ -271,6 +275,7 @@ static void cancelling(Run& run) {
 }
 
 static void progress(Run& run) {
+  if (!run.needs(DType::bfloat16)) return;
   for (DType file : {DType::float32, DType::float16}) {
     const OwnModel model = randomModel(specFor(false), file, 2);
     Loaded loaded = room(run, model.checkpoint, DType::bfloat16);
@@ -313,7 +318,7 @@ static void boundedMemory(Run& run) {
   s.vocab = 12000;
   const OwnModel model = ownModel(s, DType::bfloat16, false, [](Slot, int, size_t count) { return Floats(count, 0.5f); });
   Loaded loaded = room(run, model.checkpoint, DType::bfloat16);
-  std::memset(loaded.arena.data(), 1, loaded.arena.bytes());
+  run.check(run.ops.upload(loaded.arena.data(), std::vector<char>(loaded.arena.bytes(), 1).data(), loaded.arena.bytes()));  // its pages are there from now on
   Watched watched(run.ops);
   std::mutex mutex;
   double ownBefore, mappedBefore, ownMost = 0, mappedMost = 0;
@@ -342,6 +347,7 @@ static void boundedMemory(Run& run) {
 // The weights lie in the arena, at multiples of 64, and none overlaps another.
 static void arena(Run& run) {
   for (DType type : {DType::float32, DType::bfloat16}) {
+    if (!run.needs(type)) continue;
     for (bool parallel : {true, false}) {
       const OwnModel model = randomModel(specFor(parallel), DType::float32, 5);
       const Spec& s = model.checkpoint.spec;

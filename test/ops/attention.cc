@@ -169,7 +169,7 @@ struct Fed {
     l.xStride = n;
     l.type = type;
     run.check(run.ops.linear(l));
-    const Attend a = {q.data(), cache, y.data(), step.rows, shape.s.heads, stride, float(1 / std::sqrt(double(shape.s.headSize))), 1 << 20, type};
+    const Attend a = {q.data(), cache, y.data(), step.rows, nullptr, nullptr, shape.s.heads, stride, float(1 / std::sqrt(double(shape.s.headSize))), 1 << 20, type};
     run.check(run.ops.attend(a));
     const Floats got = run.read(y.data(), size_t(step.rows.rows) * stride, type);
     size_t row = 0;
@@ -270,7 +270,7 @@ static void bench(Run& run, DType type, int heads, int headSize, int sequences, 
   Random random(1);
   const size_t count = size_t(step.rows.rows) * heads * headSize;
   const Array q = run.normals(random, count, type), y = run.zeros(count, type);
-  const Attend a = {q.data(), fed.cache, y.data(), step.rows, heads, heads * headSize, float(1 / std::sqrt(double(headSize))), 1 << 20, type};
+  const Attend a = {q.data(), fed.cache, y.data(), step.rows, nullptr, nullptr, heads, heads * headSize, float(1 / std::sqrt(double(headSize))), 1 << 20, type};
   double contexts = 0;
   for (int position : step.position.host) contexts += position + 1;
   run.measure(cost(a, contexts, double(sequences) * context), 1, [&](int) { return run.ops.attend(a); });

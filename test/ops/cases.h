@@ -72,8 +72,8 @@ struct IntArray {
 
 struct Weights {
   Buffer data;
-  Array bias;
-  Floats host;  // [n, k]
+  Array bias, scale;
+  Floats host;  // [n, k], rounded to the type
   Matrix matrix;
   double at(int row, int column) const { return host[size_t(row) * matrix.k + column]; }
 };
@@ -94,6 +94,9 @@ struct Result {
   bool fmaExact;
 };
 
+// Thrown by a case that takes more memory than it may (ewe-cases --small).
+struct TooLarge {};
+
 class Run {
  public:
   Run(Ops& device, bool bench) : ops(device), bench_(bench) {}
@@ -105,11 +108,17 @@ class Run {
   Array normals(Random& random, size_t count, DType type, double scale = 1, double offset = 0);
   Array zeros(size_t count, DType type) { return array(Floats(count), type); }
   IntArray ints(const Ints& values);
-  // Stored in pieces; the bias is null when biasScale is 0.
+  // Stored in pieces. Those of int8 are quantised with a scale of 8 bits for each row, so that its products with whole numbers are exact in fp32.
   Weights weights(const Floats& values, int n, int k, DType type, const Floats& bias);
   Weights normalWeights(Random& random, int n, int k, DType type, bool bias);
   Step step(const std::vector<SequenceRows>& sequences, int promptSequences);
   Floats read(const void* device, size_t count, DType type);
+
+  // Whether the device multiplies matrices of this dtype. Where it does not, the case ends here: what is left to see is that it refuses such a
+  // product with a typed error, and this looks.
+  bool needs(DType weights);
+  // Whether the device records steps, which is what counts of live rows are for. Where it does not, the case ends here.
+  bool needsRecordings();
 
   // ---- judging: each comparison is also kept, to be held against the other runs of the case
   void near(const std::string& what, const Floats& got, const Doubles& want, const Doubles& bound);
@@ -124,6 +133,12 @@ class Run {
   std::vector<std::string> failures;
   std::vector<Result> results;
   long compared = 0;
+  bool large = false;    // more than `most`
+  bool refused = false;  // the device refused what the case needs, as it should
+  double measured = 0;   // median seconds of a call
+  Cost cost = {};        // of it
+  size_t allocated = 0;  // bytes, in all
+  size_t most = ~size_t(0);
   std::string figures;  // what measure() found
 
  private:

@@ -10,7 +10,10 @@
 
 namespace ewe::test {
 
-const char* nameOf(DType type) { return type == DType::float32 ? "float32" : type == DType::bfloat16 ? "bfloat16" : "float16"; }
+const char* nameOf(DType type) {
+  static const char* const names[] = {"float32", "bfloat16", "float16", "int8"};
+  return names[int(type)];
+}
 
 double rounded(double x, DType type) {
   float f = float(x), back = f;
@@ -34,9 +37,22 @@ double Random::normal() {
   return sum - 6;
 }
 
+static std::string line(const char* format, ...) {
+  char text[400];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  return text;
+}
+
 // ---- device memory
 
-Buffer::Buffer(Run& run, size_t bytes) : run_(&run), data_(nullptr), bytes_(bytes) { run.check(run.ops.allocate(&data_, bytes ? bytes : 1)); }
+Buffer::Buffer(Run& run, size_t bytes) : run_(&run), data_(nullptr), bytes_(bytes) {
+  run.allocated += bytes;
+  if (run.allocated > run.most) throw TooLarge();
+  run.check(run.ops.allocate(&data_, bytes ? bytes : 1));
+}
 Buffer::Buffer(Buffer&& other) noexcept : run_(other.run_), data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
 Buffer::~Buffer() {
   if (data_) run_->ops.release(data_);
@@ -71,13 +87,24 @@ IntArray Run::ints(const Ints& values) {
 }
 
 Weights Run::weights(const Floats& values, int n, int k, DType type, const Floats& bias) {
-  Weights w = {Buffer(*this, ops.matrixBytes(n, k, type)), array(bias, DType::float32), Floats(values.size()), {}};
-  for (size_t i = 0; i < values.size(); i++) w.host[i] = float(rounded(values[i], type));
-  w.matrix = {w.data.data(), bias.empty() ? nullptr : w.bias.floats(), n, k, type};
+  const bool quantised = type == DType::int8;
+  Floats stored = values, host(values.size()), scales(quantised ? size_t(n) : 0);
+  for (size_t i = 0; i < values.size() && !quantised; i++) host[i] = float(rounded(values[i], type));
+  for (size_t row = 0; row < scales.size(); row++) {
+    float largest = 0;
+    for (size_t i = row * k; i < (row + 1) * k; i++) largest = std::max(largest, std::fabs(values[i]));
+    scales[row] = largest > 0 ? float(rounded(largest / 127, DType::bfloat16)) : 1;
+    for (size_t i = row * k; i < (row + 1) * k; i++) {
+      stored[i] = std::min(127.f, std::max(-127.f, std::nearbyint(values[i] / scales[row])));
+      host[i] = scales[row] * stored[i] + 0.f;  // int8 has no -0
+    }
+  }
+  Weights w = {Buffer(*this, ops.matrixBytes(n, k, type)), array(bias, DType::float32), array(scales, DType::float32), std::move(host), {}};
+  w.matrix = {w.data.data(), bias.empty() ? nullptr : w.bias.floats(), n, k, type, quantised ? w.scale.floats() : nullptr};
   const int rows = std::max(16, n / 3 / 16 * 16), columns = k / 2 + 1;
   for (int row = 0; row < n; row += rows)
     for (int column = 0; column < k; column += columns)
-      check(ops.store(w.matrix, row, column, std::min(rows, n - row), std::min(columns, k - column), values.data() + size_t(row) * k + column, k));
+      check(ops.store(w.matrix, row, column, std::min(rows, n - row), std::min(columns, k - column), stored.data() + size_t(row) * k + column, k));
   return w;
 }
 
@@ -105,9 +132,45 @@ Step Run::step(const std::vector<SequenceRows>& sequences, int promptSequences) 
     for (size_t j = 0; j < longest; j++) pages.push_back(j < s.pages.size() ? s.pages[j] : -1);
   }
   Step step = {ints(token), ints(position), ints(sequence), ints(start), ints(pages), {}};
-  step.rows = {step.token.data(), step.position.data(),  step.sequence.data(), step.start.data(), step.pages.data(),
-               int(token.size()), int(sequences.size()), int(longest),         promptRows,        promptSequences};
+  step.rows = {step.token.data(),
+               step.position.data(),
+               step.sequence.data(),
+               step.start.data(),
+               step.pages.data(),
+               int(token.size()),
+               int(sequences.size()),
+               int(longest),
+               promptRows,
+               promptSequences,
+               nullptr};
   return step;
+}
+
+bool Run::needs(DType weights) {
+  if (ops.multiplies(weights)) return true;
+  const Buffer x(*this, 64 * 4), y(*this, 64 * 4), matrix(*this, 64 * 64 * 4), scale(*this, 64 * 4);
+  Linear l = {};
+  l.x = x.data();
+  l.matrix = {matrix.data(), nullptr, 64, 64, weights, weights == DType::int8 ? static_cast<const float*>(scale.data()) : nullptr};
+  l.y = y.data();
+  l.rows = 1;
+  l.xStride = l.yStride = 64;
+  l.type = weights;
+  l.outputType = l.residualType = DType::float32;
+  for (l.promptRows = 0; l.promptRows <= 1; l.promptRows++) {
+    const Status status = ops.linear(l);
+    expect(!status.ok(), line("%s weights were multiplied by a device that says it does not", nameOf(weights)));
+    if (!status.ok() && status.failure().kind != Kind::device) failures.push_back(line("refused as another kind: %s", status.failure().message));
+  }
+  refused = failures.empty();
+  return false;
+}
+
+bool Run::needsRecordings() {
+  if (ops.records()) return true;
+  expect(!ops.record(1).ok(), "a device that says it records nothing does");
+  refused = failures.empty();
+  return false;
 }
 
 Floats Run::read(const void* device, size_t count, DType type) {
@@ -119,15 +182,6 @@ Floats Run::read(const void* device, size_t count, DType type) {
 }
 
 // ---- judging
-
-static std::string line(const char* format, ...) {
-  char text[400];
-  va_list args;
-  va_start(args, format);
-  std::vsnprintf(text, sizeof text, format, args);
-  va_end(args);
-  return text;
-}
 
 void Run::near(const std::string& what, const Floats& got, const Doubles& want, const Doubles& bound) {
   results.push_back({what, got, fmaExact_});
@@ -181,6 +235,7 @@ void Run::expect(bool condition, const std::string& what) {
 
 // ---- measuring
 
+// A unit is what is timed at once: on the CPU a call, on a card so many calls, replayed, that launching and waiting are no part of it.
 void Run::measure(Cost cost, int copies, const std::function<Status(int copy)>& call) {
   using Clock = std::chrono::steady_clock;
   auto seconds = [](Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); };
@@ -188,21 +243,38 @@ void Run::measure(Cost cost, int copies, const std::function<Status(int copy)>& 
   for (int copy = 0; copy < copies; copy++) check(call(copy));
   compared++;
   if (!bench_) return;
+  const Buffer mark(*this, 4);
+  int word, copy = 0, calls = 1;
+  std::function<void()> unit = [&] {
+    check(call(copy));
+    copy = (copy + 1) % copies;
+  };
+  if (ops.records()) {
+    calls = copies * std::max(1, 100 / copies);
+    check(ops.record(1));
+    for (int i = 0; i < calls; i++) check(call(i % copies));
+    check(ops.endRecord());
+    check(ops.download(&word, mark.data(), 4));
+    unit = [&] {
+      check(ops.replay(1));
+      check(ops.download(&word, mark.data(), 4));  // comes back when all before it is done
+    };
+  }
   std::vector<double> times;
-  int copy = 0;
   const std::clock_t used = std::clock();
   for (const auto begin = Clock::now(); times.size() < 5 || (seconds(begin) < 0.6 && times.size() < 2000);) {
     const auto start = Clock::now();
-    check(call(copy));
-    times.push_back(seconds(start));
-    copy = (copy + 1) % copies;
+    unit();
+    times.push_back(seconds(start) / calls);
   }
-  const double processor = double(std::clock() - used) / CLOCKS_PER_SEC / double(times.size());
+  const double processor = double(std::clock() - used) / CLOCKS_PER_SEC / double(times.size()) / calls;
   std::sort(times.begin(), times.end());
-  const double median = times[times.size() / 2], best = times[0];
-  figures = line("median %.1f us, %.1f GB/s, %.1f GFLOP/s; best %.1f us, %.1f GB/s, %.1f GFLOP/s; %.1f us of processor time; %zu calls", median * 1e6,
-                 cost.bytes / median * 1e-9, cost.flops / median * 1e-9, best * 1e6, cost.bytes / best * 1e-9, cost.flops / best * 1e-9,
-                 processor * 1e6, times.size());
+  const double best = times[0];
+  measured = times[times.size() / 2];
+  this->cost = cost;
+  figures = line("median %.1f us, %.1f GB/s, %.1f GFLOP/s; best %.1f us, %.1f GB/s, %.1f GFLOP/s; %.1f us of processor time; %zu calls",
+                 measured * 1e6, cost.bytes / measured * 1e-9, cost.flops / measured * 1e-9, best * 1e6, cost.bytes / best * 1e-9,
+                 cost.flops / best * 1e-9, processor * 1e6, times.size() * size_t(calls));
 }
 
 // ---- references

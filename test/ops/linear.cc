@@ -12,10 +12,12 @@ struct Shape {
   Activation activation = Activation::none;
   bool bias = true, residual = false, inPlace = false;
   int extraStride = 0;
-  DType output = DType::float32;
+  bool narrow = false;  // 16-bit output
 };
 
 static DType inputOf(const Run& run, DType weights) { return run.ops.activationType(weights); }
+// The 16-bit type of outputs beside inputs of `type`.
+static DType narrowOf(DType type) { return type == DType::float32 ? DType::bfloat16 : type; }
 
 static Limits limitsOf(int rows, int k, DType type) {
   Limits l = {};
@@ -42,37 +44,30 @@ static void leaveNaNs(Run& run, int rows, int k) {
   run.check(run.ops.linear(l));
 }
 
+// The classes that rows can be of: all generated, all of a prompt, and both in one step.
+static std::vector<int> promptRowsOf(int rows) {
+  std::vector<int> counts = {0, rows};
+  if (rows > 1) counts.push_back((rows + 1) / 2);
+  return counts;
+}
+
 // fp32 accumulation of k products in some order is off by at most (k + 1) units times the sum of their magnitudes.
 static void linear(Run& run, DType weightType, const Shape& s) {
+  if (!run.needs(weightType)) return;
   Random random(3);
-  const DType type = inputOf(run, weightType);
+  const DType type = inputOf(run, weightType), output = s.narrow ? narrowOf(type) : DType::float32;
   if (type == DType::bfloat16) run.bfloat16Products();
   run.check(run.ops.reserve(limitsOf(s.rows, s.k, type)));
   const int xStride = s.k + s.extraStride, yStride = s.n + s.extraStride;
   const Weights w = run.normalWeights(random, s.n, s.k, weightType, s.bias);
   const Array x = run.normals(random, size_t(s.rows) * xStride, type);
   const Array residual = run.normals(random, size_t(s.rows) * s.n, DType::float32);
-  const Array y = run.array(s.inPlace ? residual.host : Floats(size_t(s.rows) * yStride, -7.f), s.output);
-  if (type == DType::bfloat16 && s.k % 2 && s.k > 2) leaveNaNs(run, s.rows, s.k);
-  Linear l = {};
-  l.x = x.data();
-  l.matrix = w.matrix;
-  l.y = y.data();
-  l.residual = s.inPlace ? y.data() : s.residual ? residual.data() : nullptr;
-  l.rows = s.rows;
-  l.xStride = xStride;
-  l.yStride = yStride;
-  l.activation = s.activation;
-  l.type = type;
-  l.outputType = s.output;
-  l.residualType = DType::float32;
-  run.check(run.ops.linear(l));
 
   Doubles want, bound;
   for (int row = 0; row < s.rows; row++) {
     for (int i = 0; i < yStride; i++) {
       if (i >= s.n) {  // between the rows nothing is written
-        want.push_back(rounded(-7, s.output));
+        want.push_back(rounded(-7, output));
         bound.push_back(0);
         continue;
       }
@@ -88,16 +83,36 @@ static void linear(Run& run, DType weightType, const Shape& s) {
         value += residual.host[size_t(row) * s.n + i];
         error += kUnit * (std::fabs(value) + error);
       }
-      if (s.output != DType::float32) error += unitOf(s.output) * (std::fabs(value) + error);
+      if (output != DType::float32) error += unitOf(output) * (std::fabs(value) + error);
       want.push_back(value);
       bound.push_back(error);
     }
   }
-  run.near("y", run.read(y.data(), want.size(), s.output), want, bound);
+
+  if (type == DType::bfloat16 && s.k % 2 && s.k > 2) leaveNaNs(run, s.rows, s.k);
+  for (int promptRows : promptRowsOf(s.rows)) {
+    const Array y = run.array(s.inPlace ? residual.host : Floats(size_t(s.rows) * yStride, -7.f), output);
+    Linear l = {};
+    l.x = x.data();
+    l.matrix = w.matrix;
+    l.y = y.data();
+    l.residual = s.inPlace ? y.data() : s.residual ? residual.data() : nullptr;
+    l.rows = s.rows;
+    l.promptRows = promptRows;
+    l.xStride = xStride;
+    l.yStride = yStride;
+    l.activation = s.activation;
+    l.type = type;
+    l.outputType = output;
+    l.residualType = DType::float32;
+    run.check(run.ops.linear(l));
+    run.near("y with " + std::to_string(promptRows) + " prompt rows", run.read(y.data(), want.size(), output), want, bound);
+  }
 }
 
-// The bits of a row do not depend on how many rows come with it.
+// The bits of a row of one class do not depend on how many rows come with it, nor on their class.
 static void sameBits(Run& run, DType weightType, int n, int k) {
+  if (!run.needs(weightType)) return;
   Random random(4);
   constexpr int kRows = 100;
   const DType type = inputOf(run, weightType);
@@ -113,30 +128,166 @@ static void sameBits(Run& run, DType weightType, int n, int k) {
   l.activation = Activation::gelu;
   l.type = type;
   l.outputType = l.residualType = DType::float32;
-  Floats all;
-  for (int rows : {100, 33, 7, 5, 2, 1}) {
-    for (int first = 0; first + rows <= kRows; first += rows) {
-      l.x = static_cast<const char*>(x.data()) + size_t(first) * k * sizeOf(type);
-      l.y = static_cast<char*>(y.data()) + size_t(first) * n * 4;
-      l.rows = rows;
-      run.check(run.ops.linear(l));
+  Floats ofClass[2];
+  for (int prompt = 0; prompt < 2; prompt++) {
+    Floats& all = ofClass[prompt];
+    for (int rows : {100, 33, 17, 12, 7, 5, 2, 1}) {
+      const int taken = std::min(10, kRows / rows) * rows;
+      for (int first = 0; first < taken; first += rows) {
+        l.x = static_cast<const char*>(x.data()) + size_t(first) * k * sizeOf(type);
+        l.y = static_cast<char*>(y.data()) + size_t(first) * n * 4;
+        l.rows = rows;
+        l.promptRows = prompt ? rows : 0;
+        run.check(run.ops.linear(l));
+      }
+      const Floats got = run.read(y.data(), size_t(taken) * n, DType::float32);
+      if (all.empty()) all = got;
+      run.same((prompt ? "prompt rows taken " : "generated rows taken ") + std::to_string(rows) + " at a time", got,
+               Floats(all.begin(), all.begin() + got.size()));
     }
-    const Floats got = run.read(y.data(), size_t(kRows / rows * rows) * n, DType::float32);
-    if (all.empty()) all = got;
-    run.same("rows taken " + std::to_string(rows) + " at a time", got, Floats(all.begin(), all.begin() + got.size()));
+    run.near("y", all, Doubles(all.begin(), all.end()), Doubles(all.size(), 0));  // for the other threads and sets
   }
-  run.near("y", all, Doubles(all.begin(), all.end()), Doubles(all.size(), 0));  // for the other threads and sets
+  l.x = x.data();
+  l.y = y.data();
+  l.rows = kRows;
+  for (int promptRows : {1, 63, 99}) {
+    l.promptRows = promptRows;
+    run.check(run.ops.linear(l));
+    Floats want(ofClass[1].begin(), ofClass[1].begin() + promptRows * n);
+    want.insert(want.end(), ofClass[0].begin() + promptRows * n, ofClass[0].end());
+    run.same(std::to_string(promptRows) + " prompt rows before generated ones", run.read(y.data(), want.size(), DType::float32), want);
+  }
 }
 
-// One weight of 1: y = act(x), over a sweep of x.
+// Nor on the tile that a device chooses for so many rows, and for the outputs that come with them.
+static void anyTile(Run& run, DType weightType) {
+  if (!run.needs(weightType)) return;
+  Random random(9);
+  constexpr int kRows = 588, kOutputs = 4240, kInputs = 72;
+  const DType type = inputOf(run, weightType);
+  if (type == DType::bfloat16) run.bfloat16Products();
+  run.check(run.ops.reserve(limitsOf(kRows, kInputs, type)));
+  const Weights w = run.normalWeights(random, kOutputs, kInputs, weightType, true);
+  const Array x = run.normals(random, size_t(kRows) * kInputs, type), y = run.zeros(size_t(kRows) * kOutputs, DType::float32);
+  Linear l = {};
+  l.x = x.data();
+  l.y = y.data();
+  l.xStride = kInputs;
+  l.yStride = kOutputs;
+  l.type = type;
+  l.outputType = l.residualType = DType::float32;
+  for (bool prompt : {false, true}) {
+    Floats all;
+    for (int rows : {kRows, 330, 204, 129, 100, 64, 10}) {
+      for (int n : {kOutputs, 48}) {  // the first rows of a matrix are a matrix
+        l.matrix = w.matrix;
+        l.matrix.n = n;
+        l.rows = rows;
+        l.promptRows = prompt ? rows : 0;
+        run.check(run.ops.linear(l));
+        const Floats got = run.read(y.data(), size_t(rows) * kOutputs, DType::float32);
+        if (all.empty()) all = got;
+        run.same(std::to_string(rows) + (prompt ? " prompt rows, " : " generated rows, ") + std::to_string(n) + " outputs", got,
+                 Floats(all.begin(), all.begin() + got.size()));
+      }
+    }
+    run.near("y", all, Doubles(all.begin(), all.end()), Doubles(all.size(), 0));  // for the other ways to run this
+  }
+}
+
+// Of a recorded step only the first *live rows are there.
+static void live(Run& run, DType weightType, int rows, int n, int k) {
+  if (!run.needsRecordings() || !run.needs(weightType)) return;
+  Random random(10);
+  const DType type = inputOf(run, weightType);
+  if (type == DType::bfloat16) run.bfloat16Products();
+  run.check(run.ops.reserve(limitsOf(rows, k, type)));
+  const Weights w = run.normalWeights(random, n, k, weightType, true);
+  const Array x = run.normals(random, size_t(rows) * k, type);
+  Linear l = {};
+  l.x = x.data();
+  l.matrix = w.matrix;
+  l.rows = rows;
+  l.xStride = k;
+  l.yStride = n;
+  l.type = type;
+  l.outputType = l.residualType = DType::float32;
+  Floats all;
+  for (int count : {rows, rows - 1, rows / 2, 1}) {
+    const Array y = run.array(Floats(size_t(rows) * n, -7.f), DType::float32);
+    const IntArray many = run.ints({count});
+    l.y = y.data();
+    l.live = many.data();
+    run.check(run.ops.linear(l));
+    const Floats got = run.read(y.data(), size_t(rows) * n, DType::float32);
+    if (all.empty()) all = got;
+    Floats want = all;
+    std::fill(want.begin() + size_t(count) * n, want.end(), -7.f);
+    run.same(std::to_string(count) + " rows live", got, want);
+  }
+  run.near("y", all, Doubles(all.begin(), all.end()), Doubles(all.size(), 0));
+}
+
+// Activations as large as float16 has them: no sum overflows, and an output of float16 stops at its largest number.
+static void largest(Run& run, DType weightType, int rows) {
+  if (!run.needs(weightType)) return;
+  Random random(11);
+  constexpr int n = 48, k = 160;
+  const DType type = inputOf(run, weightType);
+  if (type == DType::bfloat16) run.bfloat16Products();
+  run.check(run.ops.reserve(limitsOf(rows, k, type)));
+  const Weights w = run.normalWeights(random, n, k, weightType, false);
+  Floats values(size_t(rows) * k);
+  for (float& value : values) value = random.below(2) ? 65504.f : -65504.f;
+  const Array x = run.array(values, type);
+  Doubles sum, bound;
+  for (int row = 0; row < rows; row++) {
+    for (int i = 0; i < n; i++) {
+      double value = 0, magnitude = 0;
+      for (int j = 0; j < k; j++) {
+        value += w.at(i, j) * x.host[size_t(row) * k + j];
+        magnitude += std::fabs(w.at(i, j) * x.host[size_t(row) * k + j]);
+      }
+      sum.push_back(value);
+      bound.push_back((k + 2) * kUnit * magnitude);
+    }
+  }
+  for (DType output : {DType::float32, narrowOf(type)}) {
+    Doubles want = sum, error = bound;
+    for (size_t i = 0; i < want.size() && output != DType::float32; i++) {
+      if (output == DType::float16) want[i] = std::min(65504.0, std::max(-65504.0, want[i]));
+      error[i] += unitOf(output) * (std::fabs(want[i]) + error[i]);
+    }
+    for (int promptRows : {0, rows}) {
+      const Array y = run.zeros(want.size(), output);
+      Linear l = {};
+      l.x = x.data();
+      l.matrix = w.matrix;
+      l.y = y.data();
+      l.rows = rows;
+      l.promptRows = promptRows;
+      l.xStride = k;
+      l.yStride = n;
+      l.type = type;
+      l.outputType = output;
+      l.residualType = DType::float32;
+      run.check(run.ops.linear(l));
+      run.near(std::string(nameOf(output)) + " with " + std::to_string(promptRows) + " prompt rows", run.read(y.data(), want.size(), output), want,
+               error);
+    }
+  }
+}
+
+// One weight of 1: y = act(x), over a sweep of x; on a device without float32 matrices, of the numbers that float16 has of it.
 static void activation(Run& run, Activation activation) {
-  run.check(run.ops.reserve(limitsOf(40001, 1, DType::float32)));
-  const Weights one = run.weights({1.f}, 1, 1, DType::float32, {});
+  const DType type = run.ops.multiplies(DType::float32) ? DType::float32 : DType::float16;
+  run.check(run.ops.reserve(limitsOf(40001, 1, type)));
+  const Weights one = run.weights({1.f}, 1, 1, type, {});
   Floats values;
   for (int i = -20000; i <= 20000; i++) values.push_back(float(i) * 1e-3f);
   for (double huge : {1e-30, -1e-30, 60.0, -60.0, 1e4, -1e4, 1e30, -1e30})
-    values[size_t(values.size()) - 1 - size_t(std::fabs(std::log10(std::fabs(huge))))] = float(huge);
-  const Array x = run.array(values, DType::float32), y = run.zeros(values.size(), DType::float32);
+    values[size_t(values.size()) - 1 - size_t(std::fabs(std::log10(std::fabs(huge))))] = float(type == DType::float32 ? huge : std::min(6e4, std::max(-6e4, huge)));
+  const Array x = run.array(values, type), y = run.zeros(values.size(), DType::float32);
   Linear l = {};
   l.x = x.data();
   l.matrix = one.matrix;
@@ -144,24 +295,65 @@ static void activation(Run& run, Activation activation) {
   l.rows = int(values.size());
   l.xStride = l.yStride = 1;
   l.activation = activation;
-  l.type = l.outputType = l.residualType = DType::float32;
+  l.type = type;
+  l.outputType = l.residualType = DType::float32;
   run.check(run.ops.linear(l));
   Doubles want, bound;
-  for (float v : values) {
+  for (float v : x.host) {
     want.push_back(activated(v, activation));
     bound.push_back(activationError(v, activation));
   }
   run.near("act(x)", run.read(y.data(), values.size(), DType::float32), want, bound);
 }
 
+// int8 rows whose scales are far apart: each output has its own.
+static void scales(Run& run, int rows, int n, int k) {
+  if (!run.needs(DType::int8)) return;
+  Random random(8);
+  const DType type = inputOf(run, DType::int8);
+  if (type == DType::bfloat16) run.bfloat16Products();
+  run.check(run.ops.reserve(limitsOf(rows, k, type)));
+  Floats values(size_t(n) * k);
+  for (int i = 0; i < n; i++) {
+    const double size = i % 7 == 6 ? 0 : std::pow(10.0, i % 7 * 5 - 15);  // from 1e-15 to 1e10, and rows of zeros
+    for (int j = 0; j < k; j++) values[size_t(i) * k + j] = float(size * random.normal());
+  }
+  const Weights w = run.weights(values, n, k, DType::int8, {});
+  const Array x = run.normals(random, size_t(rows) * k, type), y = run.zeros(size_t(rows) * n, DType::float32);
+  Linear l = {};
+  l.x = x.data();
+  l.matrix = w.matrix;
+  l.y = y.data();
+  l.rows = rows;
+  l.xStride = k;
+  l.yStride = n;
+  l.type = type;
+  l.outputType = l.residualType = DType::float32;
+  run.check(run.ops.linear(l));
+  Doubles want, bound;
+  for (int row = 0; row < rows; row++) {
+    for (int i = 0; i < n; i++) {
+      double sum = 0, magnitude = 0;
+      for (int j = 0; j < k; j++) {
+        sum += w.at(i, j) * x.host[size_t(row) * k + j];
+        magnitude += std::fabs(w.at(i, j) * x.host[size_t(row) * k + j]);
+      }
+      want.push_back(sum);
+      bound.push_back((k + 2) * kUnit * magnitude);
+    }
+  }
+  run.near("y", run.read(y.data(), want.size(), DType::float32), want, bound);
+}
+
 // What is stored comes back, rounded to the type, whatever the pieces; special values too.
 static void storage(Run& run, DType type, int n, int k) {
+  if (!run.needs(type)) return;
   Random random(5);
   Floats values(size_t(n) * k);
-  for (float& v : values) v = float(random.normal() * std::pow(10.0, random.below(60) - 45));
+  for (float& v : values) v = float(random.normal() * (type == DType::int8 ? 1 : std::pow(10.0, random.below(60) - 45)));
   const float special[] = {0.f,      -0.f,       INFINITY,  -INFINITY, 65504.f,     65520.f,    0x1p-24f,
                            0x1p-25f, 0x1.8p-25f, 0x1p-133f, 3.38e38f,  1.00390625f, 1.01171875f};
-  for (size_t i = 0; i < std::min(values.size(), std::size(special)); i++) values[i] = special[i];
+  if (type != DType::int8) std::copy_n(special, std::min(values.size(), std::size(special)), values.begin());
   const Weights w = run.weights(values, n, k, type, {});
   Floats got(values.size());
   run.check(run.ops.fetch(w.matrix, 0, n, got.data(), k));
@@ -177,20 +369,39 @@ static void storage(Run& run, DType type, int n, int k) {
 
 static void refusals(Run& run) {
   Random random(6);
-  run.check(run.ops.reserve(limitsOf(4, 8, DType::float32)));
-  const Weights w = run.normalWeights(random, 8, 8, DType::float32, false), narrow = run.normalWeights(random, 8, 8, DType::bfloat16, false);
+  const bool wide = run.ops.multiplies(DType::float32);  // a card multiplies 16 bits, and needs no memory beside the arguments
+  const DType own = wide ? DType::float32 : DType::float16, other = wide ? DType::float16 : DType::float32, input = inputOf(run, DType::int8);
+  run.check(run.ops.reserve(limitsOf(4, 8, own)));
+  const Weights w = run.normalWeights(random, 8, 8, own, false), whole = run.normalWeights(random, 8, 8, DType::int8, false);
   const Array x = run.normals(random, 64, DType::float32), y = run.zeros(64, DType::float32);
   Linear l = {};
   l.x = x.data();
   l.y = y.data();
   l.xStride = l.yStride = 8;
-  l.type = l.outputType = l.residualType = DType::float32;
+  l.outputType = l.residualType = DType::float32;
   l.rows = 4;
-  l.matrix = narrow.matrix;
-  run.expect(!run.ops.linear(l).ok(), "float32 inputs of a bfloat16 matrix were taken");
+  for (int promptRows : {0, 4}) {
+    l.promptRows = promptRows;
+    l.matrix = w.matrix;
+    l.type = other;
+    run.expect(!run.ops.linear(l).ok(), "inputs of another type than the matrix were taken");
+    l.type = own;
+    l.matrix.scale = whole.matrix.scale;
+    run.expect(!run.ops.linear(l).ok(), "a matrix with scales that is not of int8 was taken");
+    l.matrix = whole.matrix;
+    l.type = input;
+    l.matrix.scale = nullptr;
+    run.expect(!run.ops.linear(l).ok(), "an int8 matrix without scales was taken");
+    l.matrix = whole.matrix;
+    l.type = DType::int8;
+    run.expect(!run.ops.linear(l).ok(), "inputs of int8 were taken");
+    l.type = input;
+    run.check(run.ops.linear(l));
+  }
   l.matrix = w.matrix;
+  l.type = own;
   l.rows = 5;
-  run.expect(!run.ops.linear(l).ok(), "more rows than reserved were taken");
+  if (wide) run.expect(!run.ops.linear(l).ok(), "more rows than reserved were taken");
   l.rows = 4;
   run.check(run.ops.linear(l));
 }
@@ -226,7 +437,7 @@ static void bench(Run& run, DType weightType, int rows, int n, int k) {
 }
 
 static Suite suite([](Cases& cases) {
-  for (DType type : {DType::float32, DType::bfloat16, DType::float16}) {
+  for (DType type : {DType::float32, DType::bfloat16, DType::float16, DType::int8}) {
     const std::string prefix = std::string("linear/") + nameOf(type) + " ";
     auto shape = [&](const Shape& s, const std::string& rest) {
       cases.test(prefix + std::to_string(s.rows) + "x" + std::to_string(s.n) + "x" + std::to_string(s.k) + rest,
@@ -245,19 +456,27 @@ static Suite suite([](Cases& cases) {
     shape({5, 30, 40, Activation::geluClipped, true, true}, " residual gelu clipped");
     shape({20, 30, 40, Activation::none, true, false, true}, " residual in place");
     shape({11, 21, 19, Activation::none, true, true, false, 5}, " strides");
-    shape({11, 21, 20, Activation::gelu, true, false, false, 3, DType::bfloat16}, " strides to bfloat16");
+    shape({11, 21, 20, Activation::gelu, true, false, false, 3, true}, " strides to 16 bits");
+    shape({40, 64, 48, Activation::geluTanh, true, true, false, 0, true}, " residual to 16 bits");
     cases.test(prefix + "same bits for any number of rows", [=](Run& run) { sameBits(run, type, 210, 192); });
     cases.test(prefix + "same bits for any number of rows, long odd k", [=](Run& run) { sameBits(run, type, 33, 1301); });
+    cases.test(prefix + "same bits for any number of rows and outputs", [=](Run& run) { anyTile(run, type); });
+    for (int rows : {6, 13, 29, 70, 140})
+      cases.test(prefix + "only some of " + std::to_string(rows) + " rows live", [=](Run& run) { live(run, type, rows, 52, 144); });
+    for (int rows : {3, 40})
+      cases.test(prefix + "largest activations, " + std::to_string(rows) + " rows", [=](Run& run) { largest(run, type, rows); });
     cases.test(prefix + "store and fetch", [=](Run& run) { storage(run, type, 70, 37); });
     cases.test(prefix + "store and fetch, one column", [=](Run& run) { storage(run, type, 19, 1); });
   }
+  for (int rows : {1, 5, 20})
+    cases.test("linear/int8 scales far apart, " + std::to_string(rows) + " rows", [=](Run& run) { scales(run, rows, 37, 90); });
   for (Activation a : {Activation::none, Activation::gelu, Activation::geluTanh, Activation::quickGelu, Activation::silu, Activation::relu,
                        Activation::geluClipped}) {
     cases.test(std::string("linear/error of ") + nameOf(a), [=](Run& run) { activation(run, a); });
   }
   cases.test("linear/refuses what it cannot do", refusals);
 
-  for (DType type : {DType::float32, DType::bfloat16, DType::float16}) {
+  for (DType type : {DType::float32, DType::bfloat16, DType::float16, DType::int8}) {
     for (int rows : {1, 2, 8, 512}) {
       for (auto [n, k] : {std::pair(2304, 768), std::pair(3072, 768), std::pair(768, 3840), std::pair(50304, 768)}) {
         if (rows == 512 && n > 10000) continue;

@@ -1,15 +1,26 @@
-// ewe-cases --list [prefix]              the names of the cases, one a line
-//           --run NAME [--set SET]       runs one case; a line for each failure; exit status 0, 1 failed, 2 misused
-//           --all [prefix] [--set SET]   runs all of them, and ends with a count
-//           --bench [prefix] [--set SET] [--threads N]
+// ewe-cases --list [prefix]       the names of the cases, one a line
+//           --run NAME            runs one case; a line for each failure; exit status 0, 1 failed, 2 misused
+//           --all [prefix]        runs all of them, and ends with a count; with --small only those that take less than 4 MiB
+//           --bench [prefix]      with --json: one object a line
+//           --planned PACK        the launches that the plans come to, as JSON (test/kernels/launches.h)
+//
+// --device cpu                    on every instruction set, or on one: --set SET; --bench: --threads N
+// --device emulator[:PATH]        the emulated card of path 700, 750, 800 (default) or 900, in several schedules from --seed N on, or in one way:
+//                                 --settings TEXT (native/emulator/settings.h)
+// --device cuda[:N]               with the kernels of --kernels FILE (prebuilds/linux-x64/ewe.kernels)
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <memory>
 
+#include "../kernels/launches.h"
+#include "base/here.h"
 #include "base/threads.h"
 #include "cases.h"
 #include "cpu/cpu.h"
+#include "cuda/backend.h"
+#include "cuda/emulated.h"
+#include "cuda/images.h"
 
 namespace ewe::test {
 
@@ -19,118 +30,243 @@ static Cases& allCases() {
 }
 Suite::Suite(void (*fill)(Cases&)) { fill(allCases()); }
 
-static Run runOn(const Case& c, Ops& ops) {
+struct Device {
+  std::unique_ptr<Threads> threads;
+  std::unique_ptr<Ops> ops;
+};
+
+// A way to run a case. The results of all ways of a group must have the same bits. Sets of the CPU that have fma do the same operations in the same
+// order, but for the product of bfloat16 pairs: so where `fma`, groups must agree in bits as well.
+struct Way {
+  std::string where, group;
+  bool fma;
+  std::function<std::shared_ptr<Device>()> make;
+};
+
+[[noreturn]] static void misused(const std::string& why) {
+  std::fprintf(stderr, "%s\n", why.c_str());
+  std::exit(2);
+}
+static void demand(Status status) {
+  if (!status.ok()) misused(status.failure().message);
+}
+
+constexpr size_t kSmall = size_t(4) << 20;
+
+static Run runOn(const Case& c, Ops& ops, bool small) {
   Run run(ops, c.bench);
+  if (small) run.most = kSmall;
   try {
     c.body(run);
     if (run.compared == 0) run.failures.push_back("nothing was compared");
+  } catch (const TooLarge&) {
+    run.large = true;
   } catch (const std::exception& error) {
     run.failures.push_back(error.what());
   }
   return run;
 }
 
-static std::vector<std::string> setsFor(const std::string& wanted) {
-  std::vector<std::string> sets;
-  for (const char* const* set = kCpuSets; *set; set++)
-    if (wanted.empty() ? cpuSupports(*set) : wanted == *set) sets.push_back(*set);
-  return sets;
+struct Options {
+  std::string mode, name, device = "cpu", set, settings, kernels = ownFolder() + "/../prebuilds/linux-x64/ewe.kernels";
+  int threads = 0, seed = 1;
+  bool small = false, json = false;
+};
+
+static std::shared_ptr<Device> makeCpu(const char* set, int threads) {
+  auto device = std::make_shared<Device>(Device{std::make_unique<Threads>(threads), nullptr});
+  Ops* ops = nullptr;
+  demand(createCpu(set, *device->threads, &ops));
+  device->ops.reset(ops);
+  return device;
 }
 
-static std::unique_ptr<Ops> deviceOf(const std::string& set, Threads& threads) {
-  Ops* ops = nullptr;
-  Status status = createCpu(set.c_str(), threads, &ops);
-  if (!status.ok()) {
-    std::fprintf(stderr, "%s\n", status.failure().message);
-    std::exit(2);
+static std::vector<Way> cpuWays(const Options& o) {
+  std::vector<Way> ways;
+  for (const char* const* set = kCpuSets; *set; set++) {
+    if (o.set.empty() ? !cpuSupports(*set) : o.set != *set) continue;
+    const int least = std::max(o.threads, 1), most = o.mode == "--bench" ? least : 3;
+    for (int threads = least; threads <= most; threads++) {
+      ways.push_back({std::string(*set) + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads"), *set,
+                      std::strcmp(*set, "plain") != 0, [=] { return makeCpu(*set, threads); }});
+    }
   }
-  return std::unique_ptr<Ops>(ops);
+  if (ways.empty()) misused("There is no instruction set \"" + o.set + "\".");
+  return ways;
+}
+
+static cuda::Card cardOf(cuda::Driver& driver, int index) {
+  std::vector<cuda::Card> cards;
+  demand(driver.cards(cards));
+  if (index >= int(cards.size())) misused("There are " + std::to_string(cards.size()) + " cards.");
+  return cards[size_t(index)];
+}
+
+static std::shared_ptr<Device> makeCard(cuda::Driver& driver, int index, int path, const std::vector<cuda::Image>& images) {
+  std::unique_ptr<cuda::Session> session;
+  demand(driver.open(index, session));
+  auto device = std::make_shared<Device>();
+  demand(cuda::Cuda::create(std::move(session), cardOf(driver, index), path, images, device->ops));
+  return device;
+}
+
+// A real card is opened once, since that takes longer than most cases, and anew after a failure, which may have been its last.
+static std::shared_ptr<Device> realCard;
+
+static std::shared_ptr<Device> openRealCard(cuda::Driver& driver, int index, const Options& o) {
+  static cuda::Images pack;  // what it chooses points into it
+  if (realCard) return realCard;
+  demand(cuda::openImages(o.kernels.c_str(), pack));
+  const int capability = cardOf(driver, index).computeCapability;
+  std::vector<cuda::Image> images;
+  demand(pack.choose(capability, images));
+  return realCard = makeCard(driver, index, pack.path(capability), images);
+}
+
+// No one schedule finds every race (native/emulator/settings.h says what each is for), so a case runs in several, and must come to the same bits.
+static std::vector<std::string> settingsOf(const Options& o) {
+  if (!o.settings.empty()) return {o.settings};
+  const std::string seed = ",seed=" + std::to_string(o.seed);
+  if (o.mode == "--bench") return {"schedule=fifo,copies=eager"};
+  return {"schedule=fifo,copies=lazy,streams=shuffle" + seed, "schedule=lifo,copies=eager" + seed, "schedule=prio,copies=coin,workers=2" + seed,
+          "schedule=random,copies=coin,streams=shuffle" + seed};
+}
+
+static std::vector<Way> waysOf(const Options& o) {
+  if (o.device == "cpu") return cpuWays(o);
+  const std::string kind = o.device.substr(0, o.device.find(':'));
+  const int number = kind.size() < o.device.size() ? std::atoi(o.device.c_str() + kind.size() + 1) : -1;
+  std::vector<Way> ways;
+  cuda::Driver* driver = nullptr;
+  if (kind == "emulator") {
+    const int path = number < 0 ? 800 : number;
+    demand(cuda::openEmulator(path, &driver));
+    for (const std::string& settings : settingsOf(o)) {
+      ways.push_back({o.device + " " + settings, "card", false, [=] {
+                        demand(cuda::configureEmulator(path, settings.c_str()));
+                        return makeCard(*driver, 0, path, {});
+                      }});
+    }
+  } else if (kind == "cuda") {
+    demand(cuda::openDriver(&driver));
+    const int index = std::max(number, 0);
+    ways.push_back({o.device, "card", false, [=] { return openRealCard(*driver, index, o); }});
+    if (o.mode != "--bench") ways.push_back({"second run", "card", false, ways[0].make});  // must find the bits of the first
+  } else {
+    misused("There is no device \"" + o.device + "\": cpu, emulator[:PATH] or cuda[:N].");
+  }
+  return ways;
 }
 
 static bool sameBits(const Floats& a, const Floats& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * 4) == 0);
 }
 
-// On every set with 1, 2 and 3 threads, which may not change a bit. Sets that have fma do the same operations in the same order but for the product
-// of bfloat16 pairs, so they must agree in bits as well.
-static bool passes(const Case& c, const std::vector<std::string>& sets) {
-  bool ok = true;
+enum class Outcome { passed, failed, refused, large };
+
+static Outcome judge(const Case& c, const Options& options) {
+  Outcome outcome = Outcome::passed;
   auto fail = [&](const std::string& where, const std::string& why) {
-    ok = false;
+    outcome = Outcome::failed;
     std::printf("FAIL %s [%s]: %s\n", c.name.c_str(), where.c_str(), why.c_str());
   };
-  std::vector<Result> withFma;
-  for (const auto& set : sets) {
-    std::vector<Result> alone;
-    for (int threads = 1; threads <= 3; threads++) {
-      const std::string where = set + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
-      Threads team(threads);
-      const auto device = deviceOf(set, team);
-      const Run run = runOn(c, *device);
-      for (const auto& failure : run.failures) fail(where, failure);
-      if (threads == 1) alone = run.results;
-      for (size_t i = 0; i < run.results.size(); i++) {
-        if (i >= alone.size() || !sameBits(run.results[i].values, alone[i].values)) fail(where, run.results[i].what + ": not the bits of one thread");
+  std::vector<Result> first, withFma;  // of the group, and of the first set with fma
+  std::string group;
+  for (const Way& way : waysOf(options)) {
+    const std::shared_ptr<Device> device = way.make();
+    const Run run = runOn(c, *device->ops, options.small);
+    for (const auto& failure : run.failures) fail(way.where, failure);
+    if (!run.failures.empty()) realCard = nullptr;
+    if (run.refused && outcome == Outcome::passed) outcome = Outcome::refused;
+    if (run.large) return Outcome::large;
+    if (way.group != group) {
+      group = way.group;
+      first = run.results;
+      if (way.fma && withFma.empty()) withFma = first;
+      for (size_t i = 0; i < first.size() && way.fma; i++) {
+        if (first[i].fmaExact && (i >= withFma.size() || !sameBits(first[i].values, withFma[i].values)))
+          fail(way.where, first[i].what + ": not the bits of the first set with fma");
       }
     }
-    if (set == "plain") continue;
-    if (withFma.empty()) withFma = alone;
-    for (size_t i = 0; i < alone.size(); i++) {
-      if (alone[i].fmaExact && (i >= withFma.size() || !sameBits(alone[i].values, withFma[i].values)))
-        fail(set, alone[i].what + ": not the bits of the first set with fma");
+    for (size_t i = 0; i < run.results.size(); i++) {
+      if (i >= first.size() || !sameBits(run.results[i].values, first[i].values))
+        fail(way.where, run.results[i].what + ": not the bits of the first");
     }
+  }
+  return outcome;
+}
+
+static bool bench(const Case& c, const Options& options) {
+  bool ok = true;
+  for (const Way& way : waysOf(options)) {
+    const std::shared_ptr<Device> device = way.make();
+    const Run run = runOn(c, *device->ops, false);
+    const std::string text = !run.failures.empty() ? run.failures[0] : run.refused ? "refused by the device" : run.figures;
+    if (!options.json) {
+      std::printf("%s [%s]: %s\n", c.name.c_str(), way.where.c_str(), text.c_str());
+    } else if (run.measured > 0) {
+      std::printf("{\"name\": \"%s\", \"where\": \"%s\", \"microseconds\": %.3f, \"bytesPerSecond\": %.6g, \"flopsPerSecond\": %.6g}\n",
+                  c.name.c_str(), way.where.c_str(), run.measured * 1e6, run.cost.bytes / run.measured, run.cost.flops / run.measured);
+    } else {
+      std::printf("{\"name\": \"%s\", \"where\": \"%s\", \"text\": \"%s\"}\n", c.name.c_str(), way.where.c_str(), text.c_str());
+    }
+    std::fflush(stdout);
+    if (!run.failures.empty()) realCard = nullptr;
+    ok = ok && run.failures.empty();
   }
   return ok;
 }
 
-static int main(int count, char** arguments) {
-  std::string mode, name, set;
-  int threads = 1;
+static Options parse(int count, char** arguments) {
+  Options o;
+  const std::pair<const char*, std::string*> texts[] = {
+      {"--device", &o.device}, {"--set", &o.set}, {"--settings", &o.settings}, {"--kernels", &o.kernels}};
+  const std::pair<const char*, int*> numbers[] = {{"--threads", &o.threads}, {"--seed", &o.seed}};
   for (int i = 1; i < count; i++) {
     const std::string argument = arguments[i];
-    if (argument == "--set" && i + 1 < count) {
-      set = arguments[++i];
-    } else if (argument == "--threads" && i + 1 < count) {
-      threads = std::atoi(arguments[++i]);
-    } else if (mode.empty()) {
-      mode = argument;
-    } else {
-      name = argument;
+    bool taken = argument == "--small" || argument == "--json";
+    o.small = o.small || argument == "--small";
+    o.json = o.json || argument == "--json";
+    for (const auto& [name, value] : texts) {
+      if (argument == name && i + 1 < count && !taken) *value = arguments[++i], taken = true;
     }
+    for (const auto& [name, value] : numbers) {
+      if (argument == name && i + 1 < count && !taken) *value = std::atoi(arguments[++i]), taken = true;
+    }
+    if (!taken) (o.mode.empty() ? o.mode : o.name) = argument;
   }
-  const auto sets = setsFor(set);
-  if (sets.empty()) {
-    std::fprintf(stderr, "There is no instruction set \"%s\".\n", set.c_str());
-    return 2;
-  }
-  int found = 0, failed = 0;
+  return o;
+}
+
+static int main(int count, char** arguments) {
+  const Options o = parse(count, arguments);
+  if (o.mode == "--planned") return planned(o.name.c_str());
+  int counts[4] = {}, found = 0;
   for (const Case& c : allCases().all) {
-    const bool matches = mode == "--run" ? c.name == name : c.name.compare(0, name.size(), name) == 0;
-    if (!matches || c.bench != (mode == "--bench")) continue;
+    const bool matches = o.mode == "--run" ? c.name == o.name : c.name.compare(0, o.name.size(), o.name) == 0;
+    if (!matches || c.bench != (o.mode == "--bench")) continue;
     found++;
-    if (mode == "--list") {
+    if (o.mode == "--list") {
       std::printf("%s\n", c.name.c_str());
-    } else if (mode == "--run" || mode == "--all") {
-      if (!passes(c, sets)) failed++;
-    } else if (mode == "--bench") {
-      for (const auto& one : sets) {
-        Threads team(threads);
-        const auto device = deviceOf(one, team);
-        const Run run = runOn(c, *device);
-        std::printf("%s [%s, %d threads]: %s\n", c.name.c_str(), one.c_str(), threads,
-                    run.failures.empty() ? run.figures.c_str() : run.failures[0].c_str());
-        std::fflush(stdout);
-        if (!run.failures.empty()) failed++;
-      }
+    } else if (o.mode == "--run" || o.mode == "--all") {
+      counts[int(judge(c, o))]++;
+    } else if (o.mode == "--bench") {
+      counts[int(bench(c, o) ? Outcome::passed : Outcome::failed)]++;
     }
   }
+  const int failed = counts[int(Outcome::failed)], refused = counts[int(Outcome::refused)], large = counts[int(Outcome::large)];
   if (found == 0) {
     std::fprintf(stderr,
-                 "No case is named \"%s\". Use --list [prefix], --run NAME, --all [prefix] or --bench [prefix], with --set SET or --threads N.\n",
-                 name.c_str());
+                 "No case is named \"%s\". Use --list [prefix], --run NAME, --all [prefix] or --bench [prefix], with --device, --set or --threads.\n",
+                 o.name.c_str());
     return 2;
   }
-  if (mode == "--all") std::printf("%d passed, %d failed\n", found - failed, failed);
+  if (o.mode == "--all") {
+    if (refused) std::printf("%d of these by the refusal of what the device does not do\n", refused);
+    if (large) std::printf("%d left out as not small\n", large);
+    std::printf("%d passed, %d failed\n", found - failed - large, failed);
+  }
+  realCard = nullptr;  // before the driver's own clean-up
   return failed ? 1 : 0;
 }
 

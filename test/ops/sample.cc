@@ -9,51 +9,6 @@ namespace {
 
 using namespace draws;
 
-std::vector<float> normal(size_t count, float scale, unsigned seed) {
-  Random random(seed);
-  std::vector<float> x(count);
-  for (float& v : x) v = scale * float(random.normal());
-  return x;
-}
-
-// One of many shapes: smooth, peaked, with heavy ties, constant, over all exponents, tiny, huge, and with numbers that are none.
-std::vector<float> shaped(int shape, size_t count, unsigned seed) {
-  Random random(seed + 1000);
-  std::vector<float> x = normal(count, shape % 2 ? 1 : 4, seed);
-  for (float& v : x) {
-    const int dice = random.below(1 << 20);
-    if (shape == 2) v = std::floor(v);
-    if (shape == 3) v = dice % 2 ? 0.0f : -0.0f;
-    if (shape == 4) v = std::ldexp(v, -(dice % 140));
-    if (shape == 5) v *= 1e-30f;
-    if (shape == 6) v *= 1e38f;
-    if (shape == 7 && dice % 16 == 0) v = dice % 32 ? -INFINITY : NAN;
-    if (shape == 8 && dice % 8 == 0) v = dice % 16 ? INFINITY : NAN;
-    if (shape == 9) v = -INFINITY;
-    if (shape == 10) v = std::round(v * 2) / 2 + (dice % 50 == 0 ? 12 : 0);
-    if (shape == 11) v = dice % 3 ? -30.0f - v : v;
-  }
-  return x;
-}
-constexpr int kShapes = 12;
-
-Row randomRow(size_t vocab, unsigned seed) {
-  Random random(seed + 2000);
-  const auto one = [&](std::initializer_list<float> values) { return values.begin()[random.below(int(values.size()))]; };
-  Row row;
-  row.logits = shaped(random.below(kShapes), vocab, seed);
-  row.how.temperature = one({0, 1, 1, 0.7f, 1.6f, 1e-3f});
-  row.how.topP = one({1, 1, 0.92f, 0.5f, 0.1f, 0.999f, 1e-6f});
-  row.how.minP = one({0, 0, 0.1f, 1, 1e-4f});
-  row.how.repetitionPenalty = one({1, 1.3f, 0.8f});
-  row.how.topK = int(one({0, 0, 1, 7, 40})) * (random.below(4) ? 1 : int(vocab / 50 + 1));
-  row.how.seed = random.next();
-  row.how.sample = unsigned(random.below(4));
-  row.how.position = unsigned(random.next());
-  for (int i = random.below(40); i > 0; i--) row.history.push_back(random.below(int(std::min<size_t>(vocab, 60))));
-  return row;
-}
-
 // ---- Cases
 
 static void transformers(Run& run) {
@@ -118,18 +73,100 @@ static const std::vector<Batch>& batches() {
   return all;
 }
 
+static void compare(Run& run, const std::vector<Row>& rows, const std::vector<Reference>& references, const Out& out) {
+  for (size_t i = 0; i < rows.size(); i++) {
+    const Sampling& how = rows[i].how;
+    const Reference& r = references[i];
+    EXPECT(out.token[i] == r.token, "%zu ids, row %zu: id %d, not %d (temperature %g topK %d topP %g minP %g penalty %g)", rows[i].logits.size(), i,
+           out.token[i], r.token, double(how.temperature), how.topK, double(how.topP), double(how.minP), double(how.repetitionPenalty));
+    EXPECT(sameBits(out.logprob[i], r.logprob), "%zu ids, row %zu: log-probability %.9g, not %.9g", rows[i].logits.size(), i, double(out.logprob[i]),
+           double(r.logprob));
+    for (size_t j = 0; j < r.top.size(); j++) {
+      const size_t at = i * kTop + j;
+      EXPECT(out.topToken[at] == r.top[j] && sameBits(out.topLogprob[at], r.topLogprob[j]), "%zu ids, row %zu: best %zu is %d: %.9g, not %d: %.9g",
+             rows[i].logits.size(), i, j, out.topToken[at], double(out.topLogprob[at]), r.top[j], double(r.topLogprob[j]));
+    }
+    for (size_t j = r.top.size(); j < kTop; j++) EXPECT(out.topToken[i * kTop + j] == -1, "row %zu: its list is longer than asked for", i);
+  }
+}
+static void compare(Run& run, const Batch& batch) { compare(run, batch.rows, batch.references, sample(run, batch.rows, kTop)); }
+
 static void definition(Run& run) {
   reserve(run);
-  for (const Batch& batch : batches()) {
-    const Out out = sample(run, batch.rows);
-    for (size_t i = 0; i < batch.rows.size(); i++) {
-      const Sampling& how = batch.rows[i].how;
-      const Reference& r = batch.references[i];
-      EXPECT(out.token[i] == r.token, "%zu ids, row %zu: id %d, not %d (temperature %g topK %d topP %g minP %g)", batch.rows[i].logits.size(), i,
-             out.token[i], r.token, double(how.temperature), how.topK, double(how.topP), double(how.minP));
-      EXPECT(sameBits(out.logprob[i], r.logprob), "%zu ids, row %zu: log-probability %.9g, not %.9g", batch.rows[i].logits.size(), i,
-             double(out.logprob[i]), double(r.logprob));
+  for (const Batch& batch : batches()) compare(run, batch);
+}
+
+// Real vocabularies, and rows in which a search has much to look through: all ids equal, few values, flat, all of the mass in one id or in none.
+static void wide(Run& run) {
+  reserve(run);
+  static const std::vector<Batch> made = [] {
+    std::vector<Batch> all;
+    for (size_t vocab : {50280, 100352}) {
+      Batch batch;
+      const auto add = [&](std::vector<float> logits, Sampling how, std::vector<int> history = {}) {
+        how.seed = 77 + batch.rows.size();
+        how.top = batch.rows.size() % 3 ? 0 : kTop;
+        Row row;
+        row.logits = std::move(logits);
+        row.how = how;
+        row.history = std::move(history);
+        batch.rows.push_back(std::move(row));
+        batch.references.push_back(reference(batch.rows.back()));
+      };
+      const std::vector<float> flat = normal(vocab, 0.3f, 1), peaked = normal(vocab, 3, 2), equal(vocab, -2.5f);
+      std::vector<float> two(vocab, 1), rounded = normal(vocab, 2, 3), nothing(vocab, -INFINITY);
+      for (size_t i = 0; i < vocab; i += 3) two[i] = 2;
+      for (float& z : rounded) z = std::round(z * 4) / 4;
+      nothing[vocab - 1] = -1e38f;
+      const std::vector<int> history = {5, 5, 0, int(vocab) - 1, 31, 32, 33};
+      for (const auto& logits : {flat, peaked, equal, two, rounded, nothing}) {
+        add(logits, {1, 0.92f, 0, 1, 0, 0, 0, 0, 0, nullptr, 0});
+        add(logits, {0.7f, 0.999999f, 0, 1.2f, 0, 0, 0, 0, 1, nullptr, 0}, history);
+        add(logits, {1.3f, 0.5f, 0.01f, 0.9f, 5000, 0, 0, 0, 2, nullptr, 0}, history);
+        add(logits, {1, 1, 0, 1, int(vocab) - 1, 0, 0, 0, 3, nullptr, 0});
+        add(logits, {1, 1, 0, 1, 50, 0, 0, 0, 4, nullptr, 0});
+        add(logits, {0.01f, 0.9f, 0.2f, 1.1f, 40, 0, 0, 0, 5, nullptr, 0}, history);
+        add(logits, {0, 1, 0, 1.3f, 0, 0, 0, 0, 6, nullptr, 0}, history);
+      }
+      all.push_back(std::move(batch));
     }
+    return all;
+  }();
+  for (const Batch& batch : made) compare(run, batch);
+}
+
+static void shared(Run& run) {
+  reserve(run);
+  std::vector<Row> rows;
+  std::vector<Reference> references;
+  for (unsigned i = 0; i < 12; i++) {
+    rows.push_back(randomRow(431, 300 + i));
+    if (i > 0) rows.back().logits = rows[0].logits;
+    references.push_back(reference(rows.back()));
+  }
+  Out out(rows.size(), kTop);
+  run.check(trySample(run, rows, kTop, out, true));
+  compare(run, rows, references, out);
+}
+
+static void live(Run& run) {
+  if (!run.ops.records()) {  // counts of live rows are for recordings
+    EXPECT(!run.ops.record(1).ok(), "a device that says it records nothing does");
+    run.refused = true;
+    return;
+  }
+  reserve(run);
+  std::vector<Row> rows;
+  for (unsigned i = 0; i < 4; i++) rows.push_back(randomRow(120, 500 + i));
+  for (Row& row : rows) row.how.top = 3;
+  const IntArray count = run.ints({2});
+  Out out(rows.size(), 3);
+  run.check(trySample(run, rows, 3, out, false, count.data()));
+  for (size_t i = 0; i < rows.size(); i++) {
+    const Reference r = reference(rows[i]);
+    EXPECT(i < 2 ? out.token[i] == r.token && sameBits(out.logprob[i], r.logprob) && out.topToken[3 * i] == r.top[0]
+                 : out.token[i] == -1 && out.logprob[i] == -1 && out.topToken[3 * i] == -1 && out.topLogprob[3 * i] == -1,
+           "row %zu of 2 live ones: id %d, best %d", i, out.token[i], out.topToken[3 * i]);
   }
 }
 
@@ -142,7 +179,7 @@ static void distribution(Run& run) {
   row.how.seed = 42;
   const Reference r = reference(row);
   std::vector<int> counts(row.logits.size(), 0);
-  const int draws = 100000, batch = 1000;
+  const int draws = run.ops.records() ? 10000 : 100000, batch = 1000;  // a card's are those of the definition: here a few will do
   for (int i = 0; i < draws; i += batch) {
     std::vector<Row> rows(size_t(batch), row);
     for (int j = 0; j < batch; j++) {
@@ -160,7 +197,7 @@ static void distribution(Run& run) {
     chi += (counts[i] - expected) * (counts[i] - expected) / expected;
     classes++;
   }
-  // Every class expects more than 100 draws, so chi is close to a chi-square variable of classes - 1 degrees: mean that, variance twice that. Five
+  // Every class expects more than 10 draws, so chi is close to a chi-square variable of classes - 1 degrees: mean that, variance twice that. Five
   // standard deviations above are reached once in 10^5 seeds; the seed is fixed.
   EXPECT(classes > 20 && classes < 64 && chi < classes - 1 + 5 * std::sqrt(2.0 * (classes - 1)), "chi-square %.1f over %d classes", chi, classes);
 }
@@ -276,13 +313,16 @@ static void logSoftmax(Run& run) {
 
 static void refusals(Run& run) {
   reserve(run);
+  // A device that sees no settings before the launch marks the row instead, and writes no list.
   const auto refused = [&](const char* word, void (*change)(Row&), int topStride = 2) {
     Row row;
     row.logits = {1, 2, 3};
     change(row);
     Out out(1, size_t(topStride));
     const Status status = trySample(run, {row}, topStride, out);
-    EXPECT(!status.ok() && std::strstr(status.failure().message, word), "%s: %s", word, status.ok() ? "taken" : status.failure().message);
+    const bool marked = out.token[0] == -1 && std::isnan(out.logprob[0]) && out.topToken == std::vector<int>(size_t(topStride), -1);
+    EXPECT(status.ok() ? marked : std::strstr(status.failure().message, word) != nullptr, "%s: %s", word,
+           status.ok() ? "taken" : status.failure().message);
   };
   refused("temperature -1", [](Row& r) { r.how.temperature = -1; });
   refused("temperature nan", [](Row& r) { r.how.temperature = NAN; });
@@ -298,31 +338,63 @@ static void refusals(Run& run) {
   refused("id -1 in its history", [](Row& r) { r.how.repetitionPenalty = 2, r.history = {-1}; });
 }
 
-static void time(Run& run, bool nucleus) {
+static void time(Run& run, bool nucleus, int rows) {
   reserve(run);
-  Row row;
-  row.logits = normal(kLargestVocab, 2.5f, 6);
-  Sampling how = row.how;
+  const int vocab = 50280;
+  Sampling how = Row().how;
   how.temperature = nucleus ? 1 : 0;
   how.topP = 0.92f;
-  const Buffer z = put(run, row.logits), sampling = put(run, std::vector<Sampling>{how}), token = put(run, std::vector<int>{0});
-  const Buffer logprob = put(run, std::vector<float>{0});
-  const Sample op = {at<float>(z), at<Sampling>(sampling), at<int>(token), at<float>(logprob), nullptr, nullptr, kLargestVocab, 1, kLargestVocab, 0};
+  const size_t count = size_t(rows);
+  const Buffer z = put(run, normal(count * size_t(vocab), 2.5f, 6)), sampling = put(run, std::vector<Sampling>(count, how));
+  const Buffer token = put(run, std::vector<int>(count)), logprob = put(run, std::vector<float>(count));
+  Sample op = {};
+  op.logits = at<float>(z);
+  op.sampling = at<Sampling>(sampling);
+  op.token = at<int>(token);
+  op.logprob = at<float>(logprob);
+  op.stride = op.vocab = vocab;
+  op.rows = rows;
   run.measure(cost(op), 1, [&](int) { return run.ops.sample(op); });
+}
+
+// Far more rows than a test has time for: the long form of "every draw is the one of the definition". Not timed.
+static void many(Run& run) {
+  reserve(run);
+  Random random(9);
+  unsigned seed = 1000000;
+  for (int done = 0; done < 100000;) {
+    const int dice = random.below(200);
+    const size_t vocab = dice == 0 ? 50280 : dice == 1 ? 100352 : size_t(1 + random.below(dice < 20 ? 6000 : 300));
+    Batch batch;
+    for (int i = vocab > 10000 ? 5 : 100; i > 0; i--) {
+      batch.rows.push_back(randomRow(vocab, seed++));
+      batch.references.push_back(reference(batch.rows.back()));
+    }
+    compare(run, batch);
+    done += int(batch.rows.size());
+  }
+  run.figures = "all as defined";
 }
 
 static Suite suite([](Cases& cases) {
   cases.test("sample/the definition agrees with transformers on sampling.json", transformers);
   cases.test("sample/every draw is the one of the definition, whatever the shape of the logits", definition);
-  cases.test("sample/100,000 draws have the distribution of the masses", distribution);
+  cases.test("sample/the same with 50,280 and 100,352 ids, where searches look through much", wide);
+  cases.test("sample/rows of one request draw from one row of logits", shared);
+  cases.test("sample/rows from the live count on are neither read nor written", live);
+  cases.test("sample/draws have the distribution of the masses", distribution);
   cases.test("sample/the results of a row do not depend on its place in the batch", places);
   cases.test("sample/greedy takes the lowest id among equals, after the repetition penalty", greedy);
   cases.test("sample/a NaN or an infinity keeps the draw defined, and a NaN shows in the log-probability", strange);
   cases.test("logProbs/log-softmax of the raw logits, the best first, the same bits as in sample", logSoftmax);
   cases.test("sample/settings and ids out of range are refused", refusals);
-  for (bool nucleus : {false, true}) {
-    cases.bench(nucleus ? "sample/top-p 0.92 of 50,280" : "sample/greedy of 50,280", [=](Run& run) { time(run, nucleus); });
+  for (int rows : {1, 64, 256}) {
+    for (bool nucleus : {false, true}) {
+      cases.bench(std::string("sample/") + (nucleus ? "top-p 0.92" : "greedy") + " of 50,280, rows " + std::to_string(rows),
+                  [=](Run& run) { time(run, nucleus, rows); });
+    }
   }
+  cases.bench("sample/100,000 random rows draw what the definition draws", many);
 });
 
 }  // namespace

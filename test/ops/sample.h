@@ -15,7 +15,7 @@ using draw::Mass;
 
 // ---- Running the ops
 
-constexpr int kLargestVocab = 50280;
+constexpr int kLargestVocab = 100352;
 
 struct Row {
   std::vector<float> logits;
@@ -45,14 +45,15 @@ struct Out {
   std::vector<float> logprob, topLogprob;
 };
 
-inline Status trySample(Run& run, const std::vector<Row>& rows, int topStride, Out& out) {
+// With `shared` all rows draw from the logits of the first.
+inline Status trySample(Run& run, const std::vector<Row>& rows, int topStride, Out& out, bool shared = false, const int* live = nullptr) {
   const size_t vocab = rows[0].logits.size(), stride = vocab + 3;  // rows that don't begin on a vector
   std::vector<float> logits;
   std::vector<Sampling> how;
   std::vector<Buffer> histories;
   for (const Row& row : rows) {
-    logits.insert(logits.end(), row.logits.begin(), row.logits.end());
-    logits.resize((how.size() + 1) * stride, 1e30f);  // what lies between rows would win
+    if (!shared || how.empty()) logits.insert(logits.end(), row.logits.begin(), row.logits.end());
+    logits.resize((shared ? 1 : how.size() + 1) * stride, 1e30f);  // what lies between rows would win
     how.push_back(row.how);
     if (row.history.empty()) continue;
     histories.push_back(put(run, row.history));
@@ -61,8 +62,8 @@ inline Status trySample(Run& run, const std::vector<Row>& rows, int topStride, O
   }
   const Buffer z = put(run, logits), sampling = put(run, how), token = put(run, out.token), logprob = put(run, out.logprob);
   const Buffer topToken = put(run, out.topToken), topLogprob = put(run, out.topLogprob);
-  EWE_TRY(run.ops.sample({at<float>(z), at<Sampling>(sampling), at<int>(token), at<float>(logprob), at<int>(topToken), at<float>(topLogprob),
-                          (long long)stride, int(rows.size()), int(vocab), topStride}));
+  EWE_TRY(run.ops.sample({at<float>(z), at<Sampling>(sampling), at<int>(token), at<float>(logprob), at<int>(topToken), at<float>(topLogprob), live,
+                          shared ? 0 : (long long)stride, int(rows.size()), int(vocab), topStride}));
   get(run, out.token, token);
   get(run, out.logprob, logprob);
   get(run, out.topToken, topToken);
@@ -94,6 +95,55 @@ inline void reserve(Run& run) {
   run.check(run.ops.reserve(limits));
 }
 
+// ---- Rows to draw from
+
+inline std::vector<float> normal(size_t count, float scale, unsigned seed) {
+  Random random(seed);
+  std::vector<float> x(count);
+  for (float& v : x) v = scale * float(random.normal());
+  return x;
+}
+
+// One of many shapes: smooth, peaked, with heavy ties, constant, over all exponents, tiny, huge, and with numbers that are none.
+inline std::vector<float> shaped(int shape, size_t count, unsigned seed) {
+  Random random(seed + 1000);
+  std::vector<float> x = normal(count, shape % 2 ? 1 : 4, seed);
+  for (float& v : x) {
+    const int dice = random.below(1 << 20);
+    if (shape == 2) v = std::floor(v);
+    if (shape == 3) v = dice % 2 ? 0.0f : -0.0f;
+    if (shape == 4) v = std::ldexp(v, -(dice % 140));
+    if (shape == 5) v *= 1e-30f;
+    if (shape == 6) v *= 1e38f;
+    if (shape == 7 && dice % 16 == 0) v = dice % 32 ? -INFINITY : NAN;
+    if (shape == 8 && dice % 8 == 0) v = dice % 16 ? INFINITY : NAN;
+    if (shape == 9) v = -INFINITY;
+    if (shape == 10) v = std::round(v * 2) / 2 + (dice % 50 == 0 ? 12 : 0);
+    if (shape == 11) v = dice % 3 ? -30.0f - v : v;
+  }
+  return x;
+}
+constexpr int kShapes = 12;
+constexpr int kTop = 20;  // the longest list of best ids
+
+inline Row randomRow(size_t vocab, unsigned seed) {
+  Random random(seed + 2000);
+  const auto one = [&](std::initializer_list<float> values) { return values.begin()[random.below(int(values.size()))]; };
+  Row row;
+  row.logits = shaped(random.below(kShapes), vocab, seed);
+  row.how.temperature = one({0, 1, 1, 0.7f, 1.6f, 1e-3f, 1e30f});
+  row.how.topP = one({1, 1, 0.92f, 0.5f, 0.1f, 0.999f, 1e-6f});
+  row.how.minP = one({0, 0, 0.1f, 1, 1e-4f});
+  row.how.repetitionPenalty = one({1, 1.3f, 0.8f});
+  row.how.topK = int(one({0, 0, 1, 7, 40})) * (random.below(4) ? 1 : int(vocab / 50 + 1));
+  row.how.top = std::min(int(one({0, 0, 0, 1, 5, kTop})), int(vocab));
+  row.how.seed = random.next();
+  row.how.sample = unsigned(random.below(4));
+  row.how.position = unsigned(random.next());
+  for (int i = random.below(40); i > 0; i--) row.history.push_back(random.below(int(std::min<size_t>(vocab, 60))));
+  return row;
+}
+
 inline bool sameBits(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0 || (std::isnan(a) && std::isnan(b)); }
 
 // ---- The definition, with a sort
@@ -104,6 +154,8 @@ struct Reference {
   Mass total = 0;
   int token = -1;
   float logprob = NAN;
+  std::vector<int> top;  // the best of the raw logits
+  std::vector<float> topLogprob;
 };
 
 // Log-probabilities of the raw logits.
@@ -119,6 +171,13 @@ struct RawReference {
     logTotal = draw::logTotal(total, nan);
   }
   float operator()(int id) const { return draw::logProb(logits[size_t(id)], best, logTotal); }
+  std::vector<int> top(size_t count) const {
+    std::vector<int> order(logits.size());
+    for (size_t i = 0; i < order.size(); i++) order[i] = int(i);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return draw::tame(logits[size_t(a)]) > draw::tame(logits[size_t(b)]); });
+    order.resize(count);
+    return order;
+  }
 
   const std::vector<float>& logits;
   float best = -draw::kLargest;
@@ -164,7 +223,10 @@ inline Reference reference(const Row& row) {
     Mass place = draw::place(draw::random(how.seed, how.sample, how.position), r.total);
     for (r.token = 0; place >= r.mass[size_t(r.token)]; r.token++) place -= r.mass[size_t(r.token)];
   }
-  r.logprob = RawReference(row.logits)(r.token);
+  const RawReference raw(row.logits);
+  r.logprob = raw(r.token);
+  if (how.top > 0) r.top = raw.top(size_t(how.top));
+  for (int id : r.top) r.topLogprob.push_back(raw(id));
   return r;
 }
 

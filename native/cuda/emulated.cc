@@ -1,0 +1,75 @@
+#include "cuda/emulated.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+#include "base/here.h"
+
+namespace ewe::cuda {
+
+namespace {
+
+struct Emulator {
+  Driver* driver = nullptr;
+  bool (*configure)(const char* settings, char* error, int errorBytes) = nullptr;
+};
+
+std::vector<std::string> foldersToSearch() {
+  if (const char* chosen = std::getenv("EWE_EMULATOR_DIR"); chosen && *chosen) return {chosen};
+  const std::string folder = ownFolder();
+  return {folder, folder + "/../build-emulator", folder + "/../../build-emulator"};
+}
+
+Status load(const std::string& file, Emulator& out) {
+  void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) return Status::fail(Kind::device, "the emulator cannot be loaded: %s", dlerror());
+  const auto make = reinterpret_cast<Driver* (*)()>(dlsym(library, "ewe_emulator_driver"));
+  out.configure = reinterpret_cast<decltype(out.configure)>(dlsym(library, "ewe_emulator_configure"));
+  if (!make || !out.configure) return Status::fail(Kind::device, "%s is not the emulator", file.c_str());
+  out.driver = make();
+  return {};
+}
+
+Status open(int path, Emulator& out) {
+  static std::mutex mutex;
+  // Never closed: its threads may still be about.
+  static std::map<int, Emulator> opened;
+  std::lock_guard<std::mutex> lock(mutex);
+  Emulator& emulator = opened[path];
+  const std::string name = "libewe-emulator-" + std::to_string(path) + ".so";
+  std::string searched;
+  for (const std::string& folder : foldersToSearch()) {
+    if (emulator.driver) break;
+    searched += (searched.empty() ? "" : ", ") + folder;
+    if (access((folder + "/" + name).c_str(), F_OK) == 0) EWE_TRY(load(folder + "/" + name, emulator));
+  }
+  if (!emulator.driver) {
+    return Status::fail(Kind::device, "there is no %s in %s; `node scripts/build.mjs --emulator` in a clone builds it", name.c_str(),
+                        searched.c_str());
+  }
+  out = emulator;
+  return {};
+}
+
+}  // namespace
+
+Status openEmulator(int path, Driver** out) {
+  Emulator emulator;
+  EWE_TRY(open(path, emulator));
+  *out = emulator.driver;
+  return {};
+}
+
+Status configureEmulator(int path, const char* settings) {
+  Emulator emulator;
+  EWE_TRY(open(path, emulator));
+  char error[500] = "";
+  if (emulator.configure(settings, error, sizeof error)) return {};
+  return Status::fail(Kind::option, "%s", error);
+}
+
+}  // namespace ewe::cuda
