@@ -1,4 +1,5 @@
-// What the card can do at best, by the kernels of kernels/ceiling.cu: every other bench is given as a share of these. `ewe-cases --bench ceiling --device cuda`
+// What the card can do at best, by the kernels of kernels/ceiling.cu: every other bench is given as a share of these. `ewe-cases --bench ceiling
+// --device cuda`
 #include "cases.h"
 #include "cuda/backend.h"
 #include "kernels/ceiling.plan.h"

@@ -1,5 +1,5 @@
-// Whole steps of the Dolly family on a card, with random weights: `ewe-cases --bench step --device cuda`. A prompt of 2048 tokens, and decode steps of
-// 1, 8 and 64 sequences after 512 tokens each, by the engine's own runner: one upload, one recording, one download a step, as in service.
+// Whole steps of the Dolly family on a card, with random weights: `ewe-cases --bench step --device cuda`. A prompt of 2048 tokens, and decode steps
+// of 1, 8 and 64 sequences after 512 tokens each, by the engine's own runner: one upload, one recording, one download a step, as in service.
 //
 // Every weight matrix is a view of one small file of random numbers, row i beginning at number i: big models without big files, by the loader and the
 // quantiser of every other model.
@@ -86,7 +86,8 @@ void steps(Run& run, const Shape& shape, DType weights) {
   const std::atomic<bool> never{false};
   const EngineOptions options{weights, kPrompt, kMost, 64, kMost * (kContext / 64 + 1) + kPrompt / 64, kPrompt};
   Runner runner(run.ops);
-  run.check(runner.load(viewsOf(shape.spec, files), options, team, [](uint64_t, uint64_t) {}, never));
+  run.check(runner.load(
+      viewsOf(shape.spec, files), options, team, [](uint64_t, uint64_t) {}, never));
 
   Random random(5);
   Ints tokens(kPrompt);
@@ -121,7 +122,8 @@ void steps(Run& run, const Shape& shape, DType weights) {
     for (int i = 0; i < 3; i++) run.check(runner.decode(pieces, rows, never, drawn));  // the first of them records
     const double seconds = medianSeconds(50, [&] { run.check(runner.decode(pieces, rows, never, drawn)); });
     const double bytes = double(layout.matrices) + layout.vectors + batch * (kContext + 1) * cachePerToken;
-    std::snprintf(line, sizeof line, "; decode %d: %.3f ms (%.0f tokens/s, %.0f GB/s)", batch, seconds * 1e3, batch / seconds, bytes / seconds * 1e-9);
+    std::snprintf(line, sizeof line, "; decode %d: %.3f ms (%.0f tokens/s, %.0f GB/s)", batch, seconds * 1e3, batch / seconds,
+                  bytes / seconds * 1e-9);
     run.figures += line;
   }
 }

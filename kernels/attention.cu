@@ -1,26 +1,27 @@
-// Attention of prompt rows: for each row and query head, y = softmax(scale q K^T) V over the positions 0 .. position of the row, from the paged cache.
+// Attention of prompt rows: for each row and query head, y = softmax(scale q K^T) V over the positions 0 .. position of the row, from the paged
+// cache.
 //
 //   q      [rows, heads * headSize] bfloat16 (paths 800 and 900) or float16, rotated
 //   cache  [page][K, then V][kvHead] blocks of pageSize rows of headSize components, same type, keys rotated; query head i reads key-value head
 //          i / (heads / kvHeads); 16 positions from a multiple of 16 on lie in one page
 //   y      [rows, heads * headSize] same type, stride yStride
 //
-// The scheme is that of FlashAttention-2. A block takes a tile of rows of one sequence and one head (blockX), the last tiles, which have most to read,
-// first (blockY). It goes through the positions in tiles of keys from 0 on: S = Q K^T in the accumulators of the matrix units, each row's largest score
-// and sum rescaled as they grow, P = 2^(S - largest) rounded to 16 bits where it lies, which is the layout that a left operand wants, then O += P V.
-// Each warp has rows of its own and meets the others only where shared memory changes hands. The sums are those of P before its rounding: taking them
-// back from 16 bits would cost one more instruction an element, against errors that are within those of the rounding itself.
+// The scheme is that of FlashAttention-2. A block takes a tile of rows of one sequence and one head (blockX), the last tiles, which have most to
+// read, first (blockY). It goes through the positions in tiles of keys from 0 on: S = Q K^T in the accumulators of the matrix units, each row's
+// largest score and sum rescaled as they grow, P = 2^(S - largest) rounded to 16 bits where it lies, which is the layout that a left operand wants,
+// then O += P V. Each warp has rows of its own and meets the others only where shared memory changes hands. The sums are those of P before its
+// rounding: taking them back from 16 bits would cost one more instruction an element, against errors that are within those of the rounding itself.
 //
-// The same bits: which other rows share a tile decides where the tile's last keys lie, and no more. Keys behind a row's own position have the weight 0
-// exactly, leave its largest score as it is (then the factor is 2^0 = 1) and add zeros; where there is no key at all the value is 0 too, for what lies
-// in a page that nobody wrote may be NaN. A zero sum may become +0 by that, so the result is never -0.
+// The same bits: which other rows share a tile decides where the tile's last keys lie, and no more. Keys behind a row's own position have the weight
+// 0 exactly, leave its largest score as it is (then the factor is 2^0 = 1) and add zeros; where there is no key at all the value is 0 too, for what
+// lies in a page that nobody wrote may be NaN. A zero sum may become +0 by that, so the result is never -0.
 //
-// Shared memory: Q (rows), K and V (keys each) as rows of 16-byte pieces; powers of two are swizzled, 80 and 96 components have a piece more in a row:
-// no bank conflicts, and nothing is multiplied that is not there. While S is computed the values come, while P V is computed the next keys come: from
-// path 800 on by asynchronous copies, below through registers. Why these tiles: attention.plan.h.
+// Shared memory: Q (rows), K and V (keys each) as rows of 16-byte pieces; powers of two are swizzled, 80 and 96 components have a piece more in a
+// row: no bank conflicts, and nothing is multiplied that is not there. While S is computed the values come, while P V is computed the next keys come:
+// from path 800 on by asynchronous copies, below through registers. Why these tiles: attention.plan.h.
 //
-// A tile of keys costs 4 * rows * keys * headSize FLOPs and reads 4 * keys * headSize bytes, from the second-level cache for all but the first block: bound
-// by arithmetic from some 100 rows on.
+// A tile of keys costs 4 * rows * keys * headSize FLOPs and reads 4 * keys * headSize bytes, from the second-level cache for all but the first block:
+// bound by arithmetic from some 100 rows on.
 #include "attention.plan.h"
 #include "tile.cuh"
 
@@ -33,6 +34,7 @@ struct Prefill {
   static constexpr AttendTile kTile = attendTile(kPath, headSize);
   static constexpr int kPieces = headSize / 8, kPlaces = attendRowPlaces(headSize);
   static constexpr int kKeyTiles = kTile.keys / 16, kHeadTiles = headSize / 16;
+  static constexpr int kSteps = headSize > 128 ? 4 : kHeadTiles;        // of a product written out: more of 256 components' 16 are too many addresses
   static constexpr int kWarpKeys = kTile.keys / kTile.warps;            // that a warp brings
   static constexpr int kCopies = divideUp(kWarpKeys * kPieces, 32);     // of a lane for them
   static_assert(16 % kWarpKeys == 0 && kTile.keys % kTile.warps == 0);  // so that they lie in one page
@@ -42,7 +44,8 @@ struct Prefill {
   };
   static_assert(sizeof(Shared) == size_t(attendSharedBytes(kPath, headSize)));
 
-  // What a warp has in registers: scores, sums, and of each of a lane's two rows in a tile the largest scaled score and (over this lane's columns) the sum.
+  // What a warp has in registers: scores, sums, and of each of a lane's two rows in a tile the largest scaled score and (over this lane's columns)
+  // the sum.
   struct Sums {
     Acc o[kTile.rowTiles][kHeadTiles];
     float top[kTile.rowTiles][2], total[kTile.rowTiles][2];
@@ -149,7 +152,8 @@ DEVICE void copyQueries(const Attend& a, const RowTile& tile, int head, Words4* 
 // ---- The two products and what lies between
 
 template <class T, int headSize>
-DEVICE void multiplyKeys(const typename Prefill<headSize>::Shared& shared, Acc (&s)[Prefill<headSize>::kTile.rowTiles][Prefill<headSize>::kKeyTiles]) {
+DEVICE void multiplyKeys(const typename Prefill<headSize>::Shared& shared,
+                         Acc (&s)[Prefill<headSize>::kTile.rowTiles][Prefill<headSize>::kKeyTiles]) {
   using P = Prefill<headSize>;
   const int firstRow = 16 * P::kTile.rowTiles * warp();
 #pragma unroll
@@ -157,7 +161,7 @@ DEVICE void multiplyKeys(const typename Prefill<headSize>::Shared& shared, Acc (
 #pragma unroll
     for (int n = 0; n < P::kKeyTiles; n++) clear(s[m][n]);
   }
-#pragma unroll
+#pragma unroll(P::kSteps)
   for (int k = 0; k < P::kHeadTiles; k++) {
     FragmentA q[P::kTile.rowTiles];
 #pragma unroll
@@ -222,8 +226,9 @@ DEVICE unsigned packWeights(float low, float high) {
   return roundPairF16(low, high);  // at most 1: nothing to saturate
 }
 
-// Accumulators as a left operand. From path 750 on they lie as that wants them; on 700 a lane of it has a whole row, which 4 lanes of the accumulators
-// share: the one that differs in bit 1 has the other row of two and the columns between, the one that differs in bit 3 the other 8 columns.
+// Accumulators as a left operand. From path 750 on they lie as that wants them; on 700 a lane of it has a whole row, which 4 lanes of the
+// accumulators share: the one that differs in bit 1 has the other row of two and the columns between, the one that differs in bit 3 the other 8
+// columns.
 template <class T>
 DEVICE void weightsAsRows(FragmentA& a, const Acc& p) {
   unsigned pair[4];
@@ -357,13 +362,13 @@ DEVICE void attendPrompt(const Attend& a) {
   writeRows<T, headSize>(a, tile, head, sums);
 }
 
-#define EWE_ATTEND(headSize, T, type)                                                                                                   \
+#define EWE_ATTEND(headSize, T, type)                                                                                              \
   KERNEL(attend_prefill_d##headSize##_##type, Attend, attendTile(kPath, headSize).threads(), attendTile(kPath, headSize).blocks) { \
-    attendPrompt<T, headSize>(args);                                                                                                    \
+    attendPrompt<T, headSize>(args);                                                                                               \
   }
-#define EWE_ATTEND_ALL(T, type)                                                                                  \
-  EWE_ATTEND(16, T, type) EWE_ATTEND(32, T, type) EWE_ATTEND(64, T, type) EWE_ATTEND(80, T, type) EWE_ATTEND(96, T, type) \
-  EWE_ATTEND(128, T, type) EWE_ATTEND(256, T, type)
+#define EWE_ATTEND_ALL(T, type) \
+  EWE_ATTEND(16, T, type)       \
+  EWE_ATTEND(32, T, type) EWE_ATTEND(64, T, type) EWE_ATTEND(80, T, type) EWE_ATTEND(96, T, type) EWE_ATTEND(128, T, type) EWE_ATTEND(256, T, type)
 
 EWE_ATTEND_ALL(f16, f16)
 #if EWE_PATH >= 800

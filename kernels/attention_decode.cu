@@ -1,16 +1,17 @@
-// Attention of generated rows: y = softmax(scale q K^T) V for one row of queries of each (row, head), over the positions 0 .. position of the row, from
-// the paged cache. Shapes and layouts are those of attention.cu; y may have any stride.
+// Attention of generated rows: y = softmax(scale q K^T) V for one row of queries of each (row, head), over the positions 0 .. position of the row,
+// from the paged cache. Shapes and layouts are those of attention.cu; y may have any stride.
 //
-// Every key and value is read once and used for one product (or a few, where query heads share a key-value head): bound by memory, so the products are
-// plain fp32 arithmetic, which is also closer than 16-bit weights. A block takes 256 positions (a split: blockX) of one row (blockZ) and one key-value
-// head with up to 6 of its query heads (blockY); splits that the row does not reach leave first. A warp takes 32 positions, in runs of 16 (8 for 256
-// components): a piece of 16 bytes by each lane, so that a row of headSize components is headSize / 8 lanes and a load reads whole rows that lie
-// together, 32 * 8 / headSize of them. Two runs are under way while a third is used; those of the values while the weights are made.
-//   scores   each lane multiplies its piece; the sums over the lanes of a row go through shared memory, after which lane l has the score of position l
-//   weights  2^(score - largest of the split): one number of each position, so nothing is rescaled within a split
-//   values   each lane adds up its 8 components over its positions; then over the positions that lanes share and the warps, in their order
-// A row with one split writes its result. Else the split's sums, sum of weights and largest score go to scratch memory, and the block that comes last,
-// by a counter, adds the splits up in their order; one split alone would come out with the same bits. It leaves the counter at zero for the next launch.
+// Every key and value is read once and used for one product (or a few, where query heads share a key-value head): bound by memory, so the products
+// are plain fp32 arithmetic, which is also closer than 16-bit weights. A block takes 256 positions (a split: blockX) of one row (blockZ) and one
+// key-value head with up to 6 of its query heads (blockY); splits that the row does not reach leave first. A warp takes 32 positions, in runs of 16
+// (8 for 256 components): a piece of 16 bytes by each lane, so that a row of headSize components is headSize / 8 lanes and a load reads whole rows
+// that lie together, 32 * 8 / headSize of them. Two runs are under way while a third is used; those of the values while the weights are made.
+//   scores   each lane multiplies its piece; the sums over the lanes of a row go through shared memory, after which lane l has the score of position
+//   l weights  2^(score - largest of the split): one number of each position, so nothing is rescaled within a split values   each lane adds up its 8
+//   components over its positions; then over the positions that lanes share and the warps, in their order
+// A row with one split writes its result. Else the split's sums, sum of weights and largest score go to scratch memory, and the block that comes
+// last, by a counter, adds the splits up in their order; one split alone would come out with the same bits. It leaves the counter at zero for the
+// next launch.
 //
 // Shared memory: partial scores of a run (rows of an odd number of floats: no bank conflicts), partial sums, and what the warps tell each other.
 // Bytes: 4 headSize a position and key-value head; FLOPs: 4 headSize a position and head. All paths.
@@ -22,8 +23,8 @@ namespace ewe::kernels {
 template <int headSize, int group>
 struct Decode {
   static constexpr int kPieces = headSize / 8, kRun = attendRun(headSize);
-  static constexpr int kRows = 32 / kPieces;              // positions of one load of a warp
-  static constexpr int kLoads = divideUp(kRun, kRows);    // of a run
+  static constexpr int kRows = 32 / kPieces;            // positions of one load of a warp
+  static constexpr int kLoads = divideUp(kRun, kRows);  // of a run
   static constexpr int kRuns = 32 / kRun;
   static constexpr int kStride = kPieces | 1;
   static_assert(kRuns % 2 == 0 && group * kPieces <= kAttendThreads);
@@ -74,8 +75,8 @@ DEVICE Places placesOf(const Attend& a, const Block& b) {
     if (16 * half >= places.known) break;
     const int position = first + 16 * half;
     const long long page = pages[position / a.cache.pageSize];
-    places.halves[half] += (page * 2 * a.cache.kvHeads + b.kvHead) * a.cache.blockBytes +
-                         (long long)(position % a.cache.pageSize) * a.cache.headSize * 2;
+    places.halves[half] +=
+        (page * 2 * a.cache.kvHeads + b.kvHead) * a.cache.blockBytes + (long long)(position % a.cache.pageSize) * a.cache.headSize * 2;
   }
   return places;
 }
@@ -137,7 +138,8 @@ DEVICE void score(typename Decode<headSize, group>::Shared& shared, const typena
 }
 
 template <class T, int headSize, int group>
-DEVICE void accumulate(const typename Decode<headSize, group>::Run& values, const float (&weights)[group], int heads, int run, float (&sums)[group][8]) {
+DEVICE void accumulate(const typename Decode<headSize, group>::Run& values, const float (&weights)[group], int heads, int run,
+                       float (&sums)[group][8]) {
   using D = Decode<headSize, group>;
 #pragma unroll
   for (int i = 0; i < D::kLoads; i++) {
@@ -307,12 +309,14 @@ DEVICE void attendGenerated(const Attend& a) {
   combine<T>(a, b);
 }
 
-#define EWE_ATTEND(headSize, T, type)                                                                                                        \
-  KERNEL(attend_decode_d##headSize##_##type, Attend, kAttendThreads, attendDecodeBlocks(headSize, false)) { attendGenerated<T, headSize, 1>(args); }                           \
-  KERNEL(attend_decode_grouped_d##headSize##_##type, Attend, kAttendThreads, attendDecodeBlocks(headSize, true)) { attendGenerated<T, headSize, kAttendGroup>(args); }
-#define EWE_ATTEND_ALL(T, type)                                                                                                              \
-  EWE_ATTEND(16, T, type) EWE_ATTEND(32, T, type) EWE_ATTEND(64, T, type) EWE_ATTEND(80, T, type) EWE_ATTEND(96, T, type)                    \
-  EWE_ATTEND(128, T, type) EWE_ATTEND(256, T, type)
+#define EWE_ATTEND(headSize, T, type)                                                                                                                \
+  KERNEL(attend_decode_d##headSize##_##type, Attend, kAttendThreads, attendDecodeBlocks(headSize, false)) { attendGenerated<T, headSize, 1>(args); } \
+  KERNEL(attend_decode_grouped_d##headSize##_##type, Attend, kAttendThreads, attendDecodeBlocks(headSize, true)) {                                   \
+    attendGenerated<T, headSize, kAttendGroup>(args);                                                                                                \
+  }
+#define EWE_ATTEND_ALL(T, type) \
+  EWE_ATTEND(16, T, type)       \
+  EWE_ATTEND(32, T, type) EWE_ATTEND(64, T, type) EWE_ATTEND(80, T, type) EWE_ATTEND(96, T, type) EWE_ATTEND(128, T, type) EWE_ATTEND(256, T, type)
 
 EWE_ATTEND_ALL(f16, f16)
 #if EWE_PATH >= 800

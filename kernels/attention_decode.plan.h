@@ -48,7 +48,8 @@ constexpr Launch planAttendDecode(const Attend& a, const CardLimits& limits) {
   l.threads = kAttendThreads;
   l.sharedBytes = attendDecodeSharedBytes(a.cache.headSize, group > 1);
   if (l.gridY > 65535) return refuse("there are more key-value heads than one launch can count");
-  if (l.gridX > 1 && (!a.scratch || !a.counters)) return refuse("an attention over several splits needs scratch memory and counters: reserve them first");
+  if (l.gridX > 1 && (!a.scratch || !a.counters))
+    return refuse("an attention over several splits needs scratch memory and counters: reserve them first");
   return l;
 }
 

@@ -3,9 +3,9 @@
 //   projection  a Wqkv^T + bias: clamped, rotated, queries kept, keys and values into the paged cache (epilogue.cuh)
 //   hidden      act(b Wup^T + bias)
 //
-//   a, b    [rows, width] bfloat16 (paths 800 and 900) or float16: the norms of x, which norm.cu left in scratch memory (b is a where there is one norm)
-//   Wqkv    [(heads + 2 kvHeads) headSize, width], Wup [inner, width], of the same type or int8, in the order of linear.plan.h
-//   hidden  [rows, inner] of the type of a, stride
+//   a, b    [rows, width] bfloat16 (paths 800 and 900) or float16: the norms of x, which norm.cu left in scratch memory (b is a where there is one
+//   norm) Wqkv    [(heads + 2 kvHeads) headSize, width], Wup [inner, width], of the same type or int8, in the order of linear.plan.h hidden  [rows,
+//   inner] of the type of a, stride
 //
 // One launch fills the card's last turn better than two, and saves a boundary. product.cuh is the product: tiles, shared memory, order of the sums; a
 // BlockIn has the bits of a Norm and two Linears. 2 rows width (n + inner) FLOPs, bound by arithmetic from some 200 rows on. All paths.
@@ -30,15 +30,15 @@ DEVICE void blockIn(const BlockIn& b) {
   P::finish(sums, shared, o, [&](int row, int at, Floats4& v) { finishBlockIn<T>(b, up, row, at, v); });
 }
 
-#define BLOCK_IN(types, T, W, rows, columns)                                                                \
-  EWE_KERNEL(block_in_##types##_##rows##x##columns, BlockIn, productTile(kPath, rows, columns).threads(),    \
-             productTile(kPath, rows, columns).blocks) {                                                    \
-    blockIn<T, W, rows, columns>(args);                                                                     \
+#define BLOCK_IN(types, T, W, rows, columns)                                                              \
+  EWE_KERNEL(block_in_##types##_##rows##x##columns, BlockIn, productTile(kPath, rows, columns).threads(), \
+             productTile(kPath, rows, columns).blocks) {                                                  \
+    blockIn<T, W, rows, columns>(args);                                                                   \
   }
-#define BLOCK_INS(types, T, W)      \
-  BLOCK_IN(types, T, W, 64, 32)     \
-  BLOCK_IN(types, T, W, 64, 64)     \
-  BLOCK_IN(types, T, W, 64, 128)    \
+#define BLOCK_INS(types, T, W)   \
+  BLOCK_IN(types, T, W, 64, 32)  \
+  BLOCK_IN(types, T, W, 64, 64)  \
+  BLOCK_IN(types, T, W, 64, 128) \
   BLOCK_IN(types, T, W, 128, 128)
 
 BLOCK_INS(f16, f16, f16)

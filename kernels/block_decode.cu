@@ -7,9 +7,10 @@
 //   Wqkv    [(heads + 2 kvHeads) headSize, width], Wup [inner, width], of the same type or int8, in the order of linear.plan.h
 //   hidden  [rows, inner] of the type of a, stride
 //
-// Up to kNormRows rows (block_in_norm_*) every block normalises x for itself, while its first weights are on their way: its parts of the rows go to its
-// eight warps as in norm.cu, by the same functions, and so to the same bits. More rows come from norm.cu through scratch memory. stream.cuh and
-// product.cuh are the products, with their own shared memory; the normalised rows lie behind it. Bound by the bytes of the weights, read once. All paths.
+// Up to kNormRows rows (block_in_norm_*) every block normalises x for itself, while its first weights are on their way: its parts of the rows go to
+// its eight warps as in norm.cu, by the same functions, and so to the same bits. More rows come from norm.cu through scratch memory. stream.cuh and
+// product.cuh are the products, with their own shared memory; the normalised rows lie behind it. Bound by the bytes of the weights, read once. All
+// paths.
 #include "block_decode.plan.h"
 #include "epilogue.cuh"
 #include "product.cuh"
@@ -143,21 +144,21 @@ DEVICE void multiplyBlockIn(const BlockIn& b) {
 
 #define STREAM(kind, body, types, T, W, rows) \
   EWE_KERNEL(block_in_##kind##_##types##_##rows, BlockIn, kStreamThreads, streamTile(kPath, rows, sizeof(W)).blocks) { body<T, W, rows>(args); }
-#define MULTIPLY(types, T, W, rows, columns)                                                                       \
-  EWE_KERNEL(block_in_decode_##types##_##rows##x##columns, BlockIn, productTile(kPath, rows, columns).threads(),    \
-             productTile(kPath, rows, columns).blocks) {                                                           \
-    multiplyBlockIn<T, W, rows, columns>(args);                                                                    \
+#define MULTIPLY(types, T, W, rows, columns)                                                                     \
+  EWE_KERNEL(block_in_decode_##types##_##rows##x##columns, BlockIn, productTile(kPath, rows, columns).threads(), \
+             productTile(kPath, rows, columns).blocks) {                                                         \
+    multiplyBlockIn<T, W, rows, columns>(args);                                                                  \
   }
-#define BLOCK_INS(types, T, W)                        \
-  STREAM(decode, streamBlockIn, types, T, W, 16)      \
-  STREAM(decode, streamBlockIn, types, T, W, 32)      \
-  MULTIPLY(types, T, W, 64, 32)                       \
-  MULTIPLY(types, T, W, 64, 64)                       \
+#define BLOCK_INS(types, T, W)                   \
+  STREAM(decode, streamBlockIn, types, T, W, 16) \
+  STREAM(decode, streamBlockIn, types, T, W, 32) \
+  MULTIPLY(types, T, W, 64, 32)                  \
+  MULTIPLY(types, T, W, 64, 64)                  \
   MULTIPLY(types, T, W, 64, 128)
 // The fewest columns of one instruction.
 #if EWE_PATH >= 750
-#define FEW(types, T, W)                          \
-  STREAM(decode, streamBlockIn, types, T, W, 8)   \
+#define FEW(types, T, W)                        \
+  STREAM(decode, streamBlockIn, types, T, W, 8) \
   STREAM(norm, normBlockIn, types, T, W, 8)
 #else
 #define FEW(types, T, W) STREAM(norm, normBlockIn, types, T, W, 16)

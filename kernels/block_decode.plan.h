@@ -6,9 +6,10 @@
 namespace ewe::kernels {
 
 // Up to this many rows every block of the products normalises them for itself, while its first weights are on their way: 4 rows of 2,560 numbers are
-// 40 KB more from the second-level cache for a block that reads some 250 KB of weights, and save a launch. A block of more rows would wait for itself.
+// 40 KB more from the second-level cache for a block that reads some 250 KB of weights, and save a launch. A block of more rows would wait for
+// itself.
 constexpr int kNormRows = 4;
-constexpr int kWidestRow = 8192;            // that rownorm.cuh can take
+constexpr int kWidestRow = 8192;               // that rownorm.cuh can take
 constexpr int kNormSumBytes = 96 * kNormRows;  // its sums of a row's eight parts
 
 // A normalised row in shared memory, in pieces of 16 bytes, padded so that rows begin in different banks.

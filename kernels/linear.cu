@@ -5,8 +5,8 @@
 //   y         [rows, n] float32 or the type of x, stride; residual [rows, n] float32, may be y
 //
 // product.cuh is the product: its tiles, their way through shared memory, the order of the sums. linear.plan.h chooses the tile; none changes a bit.
-// 2 rows n k FLOPs; a tile of r rows and c outputs reads (r + c) k numbers from the second-level cache: bound by arithmetic from some 200 rows on, by the
-// weights below. All paths.
+// 2 rows n k FLOPs; a tile of r rows and c outputs reads (r + c) k numbers from the second-level cache: bound by arithmetic from some 200 rows on, by
+// the weights below. All paths.
 #include "epilogue.cuh"
 #include "product.cuh"
 
@@ -24,15 +24,14 @@ DEVICE void linear(const Linear& l) {
   P::finish(sums, shared, o, [&](int row, int column, Floats4& v) { finishLinear<T>(l, row, column, v); });
 }
 
-#define LINEAR(types, T, W, rows, columns)                                                                        \
-  EWE_KERNEL(linear_##types##_##rows##x##columns, Linear, productTile(kPath, rows, columns).threads(),            \
-             productTile(kPath, rows, columns).blocks) {                                                          \
-    linear<T, W, rows, columns>(args);                                                                            \
+#define LINEAR(types, T, W, rows, columns)                                                                                                         \
+  EWE_KERNEL(linear_##types##_##rows##x##columns, Linear, productTile(kPath, rows, columns).threads(), productTile(kPath, rows, columns).blocks) { \
+    linear<T, W, rows, columns>(args);                                                                                                             \
   }
-#define LINEARS(types, T, W)      \
-  LINEAR(types, T, W, 64, 32)     \
-  LINEAR(types, T, W, 64, 64)     \
-  LINEAR(types, T, W, 64, 128)    \
+#define LINEARS(types, T, W)   \
+  LINEAR(types, T, W, 64, 32)  \
+  LINEAR(types, T, W, 64, 64)  \
+  LINEAR(types, T, W, 64, 128) \
   LINEAR(types, T, W, 128, 128)
 
 LINEARS(f16, f16, f16)

@@ -44,7 +44,8 @@ constexpr long long elementAt(int path, int, int k, DType type, int row, int col
   return tile * (kTileOutputs * kTileInputs) + placeInTile(path, type, row % kTileOutputs, column % kTileInputs);
 }
 
-// ---- Slices of k. A generated row's sums are those of kSlices ranges of k, added in their order; each range is some tiles of inputs one after another.
+// ---- Slices of k. A generated row's sums are those of kSlices ranges of k, added in their order; each range is some tiles of inputs one after
+// another.
 
 constexpr int kSlices = 8;
 constexpr int sliceBegin(int slice, int tiles) { return tiles * slice / kSlices; }
@@ -84,7 +85,9 @@ constexpr double productClocks(const ProductTile& t, long long rows, long long c
   const long long rowTiles = (rows + t.rows - 1) / t.rows, columnTiles = (columns + t.columns - 1) / t.columns, tiles = rowTiles * columnTiles;
   const double turns = double((tiles + sms - 1) / sms);
   const double warpRows = double(t.rows) / t.rowWarps, warpColumns = double(t.columns) / t.columnWarps;
-  const double shared = 32 * (1 / warpRows + 1 / warpColumns + 1.0 / t.rows + 1.0 / t.columns) / 2048, unit = 1.0 / (path >= 900 ? 1280 : path >= 800 ? 1024 : 512);
+  const double shared = 32 * (1 / warpRows + 1 / warpColumns + 1.0 / t.rows + 1.0 / t.columns) / 2048, unit = 1.0 / (path >= 900   ? 1280
+                                                                                                                     : path >= 800 ? 1024
+                                                                                                                                   : 512);
   const double units = turns * t.rows * t.columns * (shared > unit ? shared : unit);
   const double read = 2.0 * double((rows < t.rows ? rows : t.rows) + (columns < t.columns ? columns : t.columns));
   const double way = turns * read / 64, cache = double(tiles) * read / (32.0 * sms);
@@ -131,7 +134,8 @@ constexpr const char* matrixRefusal(const Matrix& m, DType type, const CardLimit
 }
 constexpr const char* qkvRefusal(const Qkv& q, const Matrix& m, DType type) {
   if (q.cache.type != type) return "the cache must have the type of the activations";
-  if (q.cache.headSize % 4 != 0 || q.rotary.size % 2 != 0) return "a card writes heads of a multiple of 4 components with an even number of rotated ones";
+  if (q.cache.headSize % 4 != 0 || q.rotary.size % 2 != 0)
+    return "a card writes heads of a multiple of 4 components with an even number of rotated ones";
   if (m.n != (q.heads + 2 * q.cache.kvHeads) * q.cache.headSize) return "the fused projection must have queries, keys and values of its heads";
   return nullptr;
 }

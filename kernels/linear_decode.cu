@@ -4,9 +4,9 @@
 //   W         [n, k] of the same type or int8, in the order of linear.plan.h
 //   y         [rows, n] float32 or the type of x, stride; residual [rows, n] float32, may be y
 //
-// Up to 32 rows by stream.cuh, which is bound by the bytes of W: n k sizeOf(W), read once; 2 rows n k FLOPs are few against that. More rows, and those
-// that do not lie in pieces of 16 bytes, by product.cuh. Both give the same bits. Their heads say what is in shared memory and why the tiles are what
-// they are. All paths.
+// Up to 32 rows by stream.cuh, which is bound by the bytes of W: n k sizeOf(W), read once; 2 rows n k FLOPs are few against that. More rows, and
+// those that do not lie in pieces of 16 bytes, by product.cuh. Both give the same bits. Their heads say what is in shared memory and why the tiles
+// are what they are. All paths.
 #include "epilogue.cuh"
 #include "product.cuh"
 #include "stream.cuh"
@@ -41,20 +41,18 @@ DEVICE void multiplyLinear(const Linear& l) {
   P::finish(sums, shared, o, [&](int row, int column, Floats4& v) { finishLinear<T>(l, row, column, v); });
 }
 
-#define STREAM(types, T, W, rows)                                                                        \
-  EWE_KERNEL(linear_decode_##types##_##rows, Linear, kStreamThreads, streamTile(kPath, rows, sizeof(W)).blocks) {    \
-    streamLinear<T, W, rows>(args);                                                                      \
+#define STREAM(types, T, W, rows) \
+  EWE_KERNEL(linear_decode_##types##_##rows, Linear, kStreamThreads, streamTile(kPath, rows, sizeof(W)).blocks) { streamLinear<T, W, rows>(args); }
+#define MULTIPLY(types, T, W, rows, columns)                                                                  \
+  EWE_KERNEL(linear_decode_##types##_##rows##x##columns, Linear, productTile(kPath, rows, columns).threads(), \
+             productTile(kPath, rows, columns).blocks) {                                                      \
+    multiplyLinear<T, W, rows, columns>(args);                                                                \
   }
-#define MULTIPLY(types, T, W, rows, columns)                                                                       \
-  EWE_KERNEL(linear_decode_##types##_##rows##x##columns, Linear, productTile(kPath, rows, columns).threads(),       \
-             productTile(kPath, rows, columns).blocks) {                                                           \
-    multiplyLinear<T, W, rows, columns>(args);                                                                     \
-  }
-#define LINEARS(types, T, W)      \
-  STREAM(types, T, W, 16)         \
-  STREAM(types, T, W, 32)         \
-  MULTIPLY(types, T, W, 64, 32)   \
-  MULTIPLY(types, T, W, 64, 64)   \
+#define LINEARS(types, T, W)    \
+  STREAM(types, T, W, 16)       \
+  STREAM(types, T, W, 32)       \
+  MULTIPLY(types, T, W, 64, 32) \
+  MULTIPLY(types, T, W, 64, 64) \
   MULTIPLY(types, T, W, 64, 128)
 
 LINEARS(f16, f16, f16)

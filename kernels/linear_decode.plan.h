@@ -12,10 +12,10 @@ struct StreamTile {
 };
 constexpr int kStreamThreads = 32 * kSlices;
 
-// Rows are read from the second-level cache once for every 16 or 32 outputs; weights, once. With 32 rows a tile of 16 outputs would read twice as many
-// bytes of rows as of weights. What is on its way: 16 outputs x 32 inputs are 1 KB in 16 bits and half of that in int8; a card wants 4 KB (T4) to 27 KB
-// (H200) a multiprocessor, and a block of eight warps may be alone on it. Registers are the limit: on path 700 lanes need all 32 inputs of their row, so
-// columns come in 16 rows and a tile takes twice as many.
+// Rows are read from the second-level cache once for every 16 or 32 outputs; weights, once. With 32 rows a tile of 16 outputs would read twice as
+// many bytes of rows as of weights. What is on its way: 16 outputs x 32 inputs are 1 KB in 16 bits and half of that in int8; a card wants 4 KB (T4)
+// to 27 KB (H200) a multiprocessor, and a block of eight warps may be alone on it. Registers are the limit: on path 700 lanes need all 32 inputs of
+// their row, so columns come in 16 rows and a tile takes twice as many.
 constexpr StreamTile streamTile(int path, int rows, int weightBytes) {
   const bool quads = path < 750, whole = weightBytes == 1;
   if (rows == 8) return {16, 8, whole ? 8 : 5, 2};

@@ -1,6 +1,6 @@
-// The operands of the matrix kernels as fragments of tile.cuh's units: weights in the device's order (linear.plan.h), int8 ones made into 16-bit numbers
-// in registers, and rows of activations. Both come in tiles of 16 x 32 inputs, which are two products of depth 16; either can be the left operand (its
-// rows) or the right one (its columns).
+// The operands of the matrix kernels as fragments of tile.cuh's units: weights in the device's order (linear.plan.h), int8 ones made into 16-bit
+// numbers in registers, and rows of activations. Both come in tiles of 16 x 32 inputs, which are two products of depth 16; either can be the left
+// operand (its rows) or the right one (its columns).
 #pragma once
 #include "linear.plan.h"
 #include "tile.cuh"
@@ -42,8 +42,8 @@ struct WeightTile {
   Words4 piece[kWeightPieces<W>];
 };
 
-// Four biased bytes as 16-bit numbers, the first two in `low`. fp16: the byte under the exponent of 1024 is 1024 + byte. bf16 has no room for eight bits
-// and that trick; fp32 has, and the upper half of a whole number below 256 is the number.
+// Four biased bytes as 16-bit numbers, the first two in `low`. fp16: the byte under the exponent of 1024 is 1024 + byte. bf16 has no room for eight
+// bits and that trick; fp32 has, and the upper half of a whole number below 256 is the number.
 template <class T>
 DEVICE void widen(unsigned bytes, unsigned& low, unsigned& high) {
   if constexpr (kIsBf16<T>) {

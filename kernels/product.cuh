@@ -2,14 +2,15 @@
 //
 // Both classes multiply in steps of 16 inputs in rising order. What differs:
 //   prompt     rows are the left operand, weights the right one; one chain of additions over all of k
-//   generated  weights are the left operand, rows the right one; a chain for each of kSlices ranges of k, whose sums are added in their order. This is
+//   generated  weights are the left operand, rows the right one; a chain for each of kSlices ranges of k, whose sums are added in their order. This
+//   is
 //              what stream.cuh does with eight warps, and gives the same bits.
 // So the bits of a row depend on its class and on k alone, not on the tile.
 //
-// Shared memory: a ring of stages of 32 inputs: [row][4 pieces of 16 bytes] and the tiles of the weights as they lie in the matrix. Eight lanes that read
-// together read 128 bytes that lie together, twice two rows or part of a weight tile: no bank conflicts (path 700, whose lanes read eight rows at one
-// place, orders the pieces of a row by its number). From path 800 on copies run beside the warps, stages - 1 ahead; below, the next stage is in registers
-// while this one is multiplied.
+// Shared memory: a ring of stages of 32 inputs: [row][4 pieces of 16 bytes] and the tiles of the weights as they lie in the matrix. Eight lanes that
+// read together read 128 bytes that lie together, twice two rows or part of a weight tile: no bank conflicts (path 700, whose lanes read eight rows
+// at one place, orders the pieces of a row by its number). From path 800 on copies run beside the warps, stages - 1 ahead; below, the next stage is
+// in registers while this one is multiplied.
 //
 // At the end the sums go through shared memory once more, 16 rows of a warp at a time, so that four outputs of a row lie in one thread and its writes
 // are 16 bytes wide.

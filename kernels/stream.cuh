@@ -1,9 +1,9 @@
 // The product of a few rows with a matrix that is read once: for generated rows. Weights are the left operand, rows the right one.
 //
 // Each of a block's eight warps takes one slice of k (linear.plan.h) of all the block's outputs, in steps of 16 inputs in rising order, and meets the
-// others only to add up their sums, in the order of the slices. A warp's weights lie in memory as its lanes want them: 512 bytes a load, `ahead` tiles of
-// them on their way to registers all the time, over the ends of the tiles of outputs too. Rows come the same way, 16 bytes a lane, from the first- or
-// second-level cache. product.cuh gives many rows the same sums.
+// others only to add up their sums, in the order of the slices. A warp's weights lie in memory as its lanes want them: 512 bytes a load, `ahead`
+// tiles of them on their way to registers all the time, over the ends of the tiles of outputs too. Rows come the same way, 16 bytes a lane, from the
+// first- or second-level cache. product.cuh gives many rows the same sums.
 //
 // Shared memory: the eight warps' sums, [row][output]; four numbers of padding a row, so that what lanes write together falls into different banks.
 #pragma once
@@ -93,8 +93,8 @@ struct Stream {
     }
   }
 
-  // Outputs from kOutputs * column on, for column = first, first + apart, ... prepare() gives the rows: it is called once, when the first weights are on
-  // their way, and may use the block's barriers. finish(row, column, sums of four outputs) is called for all that exist and some rows that do not.
+  // Outputs from kOutputs * column on, for column = first, first + apart, ... prepare() gives the rows: it is called once, when the first weights are
+  // on their way, and may use the block's barriers. finish(row, column, sums of four outputs) is called for all that exist and some rows that do not.
   template <class Prepare, class Finish>
   DEVICE void run(Shared& shared, const Matrix& m, int first, int apart, Prepare prepare, Finish finish) {
     const Words4* from = static_cast<const Words4*>(m.data);

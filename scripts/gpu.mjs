@@ -62,7 +62,7 @@ function count(name, { status, text, seconds }) {
   sum.passed += found.passed
   sum.failed += found.failed
   console.log(`${found.failed === 0 ? 'ok    ' : 'FAILED'} ${name}: ${found.passed} passed, ${found.failed} failed in ${seconds} s`)
-  if (found.failed > 0) console.log(text.split('\n').filter((line) => /^FAIL/.test(line)).slice(0, 20).join('\n').replace(/^/gm, '    '))
+  if (found.failed > 0) console.log(text.split('\n').filter((line) => line.startsWith('FAIL')).slice(0, 20).join('\n').replace(/^/gm, '    '))
 }
 
 async function test() {
@@ -84,7 +84,7 @@ async function test() {
   for (const tool of ['memcheck', 'racecheck', 'synccheck', 'initcheck']) {
     for (const prefix of ['embed', 'norm', 'linear', 'block', 'attention', 'sample/']) {
       const name = `${tool}-${prefix.replace('/', '')}`
-      const { status, text } = await logged(name, 'compute-sanitizer', ['--tool', tool, '--error-exitcode', '9', cases, '--all', `${prefix}`, '--small', '--device', options.device])
+      const { status, text } = await logged(name, 'compute-sanitizer', ['--tool', tool, '--error-exitcode', '9', cases, '--all', (prefix), '--small', '--device', options.device])
       note(name, status === 0 && /ERROR SUMMARY: 0 errors/.test(text), text.match(/ERROR SUMMARY: .*/)?.[0] ?? `ended with ${status}`)
     }
   }

@@ -52,7 +52,7 @@ function print(hit, count, what) {
 
 let all = 0
 let executed = 0
-for (const [file, lines] of [...files].sort()) {
+for (const [file, lines] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
   const missed = [...lines].filter(([, hit]) => !hit).map(([line]) => line).sort((a, b) => a - b)
   all += lines.size
   executed += lines.size - missed.length

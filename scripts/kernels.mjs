@@ -65,7 +65,7 @@ export function findCompilers(chosen) {
 
 // ---- What is to be compiled
 
-/** The text of a source and of everything it includes. Files of the emulator are not among them: only its own build reads them. */
+/** A source with everything it includes, each file's name and text. Files of the emulator are not among them: only its own build reads them. */
 function closure(source, seen = new Map()) {
   if (seen.has(source)) return seen
   const text = readFileSync(join(root, source), 'utf8')
@@ -78,6 +78,9 @@ function closure(source, seen = new Map()) {
   }
   return seen
 }
+
+const textOf = (source) => JSON.stringify([...closure(source)])
+const changing = 'the sources of the kernels changed while they were compiled: run it again'
 
 /** The commands that make an object's PTX and cubins, each with the file for what it prints. */
 function commandsFor(compilers, source, object, forced) {
@@ -110,15 +113,15 @@ export function listObjects(compilers, forced) {
     paths.set(path, [...(paths.get(path) ?? []), architecture].sort((a, b) => a - b))
   }
   const objects = sources.flatMap((source) => {
-    const texts = [...closure(source)].flat()
+    const text = textOf(source)
     return [...paths].map(([path, group]) => {
       const stem = basename(source, '.cu')
       const base = join(folder, forced === undefined ? `path-${path}` : `forced-${path}`, stem)
       const cubins = group.map((architecture) => ({ architecture, file: `${base}.sm_${architecture}.cubin`, log: `${base}.sm_${architecture}.log` }))
-      const object = { stem, path, architecture: group[0], base, ptx: `${base}.ptx`, cubins }
+      const object = { source, text, stem, path, architecture: group[0], base, ptx: `${base}.ptx`, cubins }
       const commands = commandsFor(compilers, source, object, forced !== undefined)
       const version = compilers.architectures.has(object.architecture) ? compilers.version : compilers.nvrtc.version
-      const hash = createHash('sha256').update(JSON.stringify([commands, version, texts])).digest('hex')
+      const hash = createHash('sha256').update(JSON.stringify([commands, version, text])).digest('hex')
       return { ...object, commands, hash }
     })
   })
@@ -148,6 +151,7 @@ async function compile(object) {
     const output = await execute(command)
     if (log !== undefined) writeFileSync(log, output)
   }
+  if (textOf(object.source) !== object.text) throw new KernelError(changing)
   writeFileSync(`${object.base}.stamp`, object.hash)
 }
 
@@ -198,10 +202,7 @@ export async function buildKernels(compilers, { forced, jobs = Math.min(2, avail
   const started = Date.now()
   const changed = objects.filter((object) => force || !isCurrent(object))
   await compileAll(changed, jobs)
-  if (kernelsHash() !== hash) {
-    for (const object of changed) rmSync(`${object.base}.stamp`) // nobody can tell what they were made from
-    throw new KernelError('the sources of the kernels changed while they were compiled: run it again')
-  }
+  if (kernelsHash() !== hash) throw new KernelError(changing)
   mkdirSync(dirname(output), { recursive: true })
   const images = objects.flatMap((object) => imagesOf(object, forced === undefined))
   const bytes = writePack(output, hash, images)

@@ -28,7 +28,7 @@ function step(args) {
 }
 
 function build() {
-  step(['scripts/build.mjs', '--addon', '--types', '--cases'])
+  step(['scripts/build.mjs', '--addon', '--types', '--cases', '--emulator', '--path', '700,800'])
   rmSync(join(root, 'build-test'), { recursive: true, force: true }) // a test whose source is gone must not run on
   step(['node_modules/typescript/bin/tsc', '-p', 'test/tsconfig.json'])
 }

@@ -71,6 +71,7 @@ class Cuda final : public Ops {
   Status norms(const BlockIn&);
   Status find(const kernels::Launch& plan, Kernel* kernel);
   // The callers of these hold mutex_.
+  Status finish();
   Status copyIn(void* device, const void* host, size_t bytes);
   Status copyOut(void* host, const void* device, size_t bytes);
   void forgetRecordings();

@@ -45,8 +45,8 @@ class Session {
   virtual ~Session() = default;
 
   virtual Status memory(size_t* free, size_t* total) = 0;
-  virtual Status allocate(void** memory, size_t bytes) = 0;  // aligned to 256 bytes; Kind::memory when there is not so much
-  virtual Status release(void* memory) = 0;                  // when all work is done
+  virtual Status allocate(void** memory, size_t bytes) = 0;      // aligned to 256 bytes; Kind::memory when there is not so much
+  virtual Status release(void* memory) = 0;                      // when all work is done
   virtual Status allocateHost(void** memory, size_t bytes) = 0;  // page-locked: the copies from and to it do not wait for the host
   virtual Status releaseHost(void* memory) = 0;
 

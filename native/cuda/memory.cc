@@ -71,13 +71,17 @@ void Cuda::release(void* memory) {
 
 // ---- copies
 
+// Waits for all that is under way: then the page-locked memory is free again.
+Status Cuda::finish() {
+  EWE_TRY(session_->synchronize(stream_));
+  staged_ = 0;
+  return {};
+}
+
 Status Cuda::copyIn(void* device, const void* host, size_t bytes) {
   if (recording_) return Status::fail(Kind::internal, "copies are no part of a recording");
   for (size_t done = 0; done < bytes;) {
-    if (staged_ == kStagingBytes) {
-      EWE_TRY(session_->synchronize(stream_));
-      staged_ = 0;
-    }
+    if (staged_ == kStagingBytes) EWE_TRY(finish());
     const size_t piece = std::min(bytes - done, kStagingBytes - staged_);
     std::memcpy(staging_ + staged_, static_cast<const char*>(host) + done, piece);
     EWE_TRY(session_->copyIn(stream_, static_cast<char*>(device) + done, staging_ + staged_, piece));
@@ -90,15 +94,11 @@ Status Cuda::copyIn(void* device, const void* host, size_t bytes) {
 Status Cuda::copyOut(void* host, const void* device, size_t bytes) {
   if (recording_) return Status::fail(Kind::internal, "copies are no part of a recording");
   for (size_t done = 0; done < bytes;) {
-    if (staged_ == kStagingBytes) {
-      EWE_TRY(session_->synchronize(stream_));
-      staged_ = 0;
-    }
+    if (staged_ == kStagingBytes) EWE_TRY(finish());
     const size_t piece = std::min(bytes - done, kStagingBytes - staged_);
     unsigned char* at = staging_ + staged_;
     EWE_TRY(session_->copyOut(stream_, at, static_cast<const char*>(device) + done, piece));
-    EWE_TRY(session_->synchronize(stream_));
-    staged_ = 0;
+    EWE_TRY(finish());
     std::memcpy(static_cast<char*>(host) + done, at, piece);
     done += piece;
   }

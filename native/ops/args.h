@@ -31,9 +31,9 @@ constexpr double flopsOf(const Matrix& m, int rows) { return 2.0 * rows * m.n * 
 // The rows of a step: one row is one token of one sequence. The rows of a sequence lie together, at positions that follow each other. Sequences with
 // prompt rows come first. All pointers are device memory whose addresses stay the same from step to step.
 //
-// A row's arithmetic depends on its class, prompt or generated, and on nothing else of the step. A step of generated rows may be recorded and replayed
-// (ops.h): then `rows` and `sequences` are the most that the recording serves, and *live, here and in the other ops, says how many rows there are this
-// time. Rows from *live on are neither read nor written.
+// A row's arithmetic depends on its class, prompt or generated, and on nothing else of the step. A step of generated rows may be recorded and
+// replayed (ops.h): then `rows` and `sequences` are the most that the recording serves, and *live, here and in the other ops, says how many rows
+// there are this time. Rows from *live on are neither read nor written.
 struct Rows {
   const int* token;     // [rows]
   const int* position;  // [rows] from 0
@@ -169,7 +169,7 @@ constexpr Cost cost(const Attend& a, double contexts, double keys) {
 struct BlockOut {
   const void* x;  // [rows, matrix.k] type
   Matrix matrix;
-  void* y;           // [rows, matrix.n] residualType, read as the residual and written
+  void* y;          // [rows, matrix.n] residualType, read as the residual and written
   const int* live;  // as in Rows
   int rows, promptRows;
   DType residualType, type;

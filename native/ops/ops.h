@@ -48,8 +48,8 @@ class Ops {
   // Bytes of one block of the cache: one head's keys (or values) of one page.
   virtual size_t blockBytes(int pageSize, int headSize, DType type) const = 0;
 
-  // Whether steps of generated rows can be recorded. A recording is what the ops between record(key) and endRecord() would do; endRecord and replay do
-  // it. Only device addresses and what lies in the structs is recorded, so the same key must mean the same ops over the same addresses.
+  // Whether steps of generated rows can be recorded. A recording is what the ops between record(key) and endRecord() would do; endRecord and replay
+  // do it. Only device addresses and what lies in the structs is recorded, so the same key must mean the same ops over the same addresses.
   virtual bool records() const;
   virtual bool recorded(unsigned long long key) const;
   virtual Status record(unsigned long long key);

@@ -29,7 +29,9 @@ static Request request(int promptLength, int maxNewTokens, int n) {
   return r;
 }
 
-static EngineOptions options(DType type = DType::float32) { return {type, 128, 8, 16, 0, 256}; }
+static EngineOptions options(DType type) { return {type, 128, 8, 16, 0, 256}; }
+// In a dtype that the device multiplies, where it does not matter which.
+static EngineOptions options(const Run& run) { return options(run.ops.multiplies(DType::float32) ? DType::float32 : DType::float16); }
 
 static bool sameBits(const Floats& a, const Floats& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
@@ -69,6 +71,7 @@ static Produced produce(Run& run, const OwnModel& model, const EngineOptions& o,
 
 // 45 prompt tokens cross pages of 16, 32 and 64 differently; the last page is part-filled, so that samples copy it.
 static void cuts(Run& run, DType type) {
+  if (!run.needs(type)) return;
   const OwnModel model = randomModel(smallSpec(), DType::float32, 21);
   const Request r = request(45, 9, 3);
   const Produced whole = produce(run, model, options(type), r);
@@ -112,7 +115,7 @@ static void batches(Run& run) {
   // A short sample has one page of its own, a long one two: a page given back too early would be taken while others read it.
   Request r = request(40, 14, 7);
   r.endIds = {3, 17, 40, 50, 60};
-  const Produced whole = produce(run, model, options(), r);
+  const Produced whole = produce(run, model, options(run), r);
   size_t shortest = 99, longest = 0;
   for (const Answer& a : whole.answers) {
     shortest = std::min(shortest, a.tokens.size());
@@ -120,7 +123,7 @@ static void batches(Run& run) {
   }
   run.expect(shortest < longest, "samples end at different times");
   for (const auto& [n, maxBatch] : std::vector<std::pair<int, int>>{{1, 1}, {2, 1}, {2, 8}, {7, 1}, {7, 2}, {7, 3}}) {
-    EngineOptions o = options();
+    EngineOptions o = options(run);
     o.maxBatch = maxBatch;
     r.n = n;
     const Produced part = produce(run, model, o, r);
@@ -134,7 +137,7 @@ static void batches(Run& run) {
 // The same request after any other gives the same, and the pages are back after each end of a request.
 static void pagesReturn(Run& run) {
   const OwnModel model = randomModel(smallSpec(), DType::float32, 23);
-  Served served(run, model.checkpoint, options());
+  Served served(run, model.checkpoint, options(run));
   const Request r = request(37, 12, 3);
   const std::vector<Answer> first = served.generate(r);
   auto after = [&](const std::string& what) {
@@ -160,7 +163,7 @@ static void pagesReturn(Run& run) {
     after("failed in step " + std::to_string(failing));
   }
 
-  EngineOptions few = options();
+  EngineOptions few = options(run);
   few.pages = 4;  // the prompt takes 3, each sample one more
   Served small(run, model.checkpoint, few);
   const std::vector<Answer> starved = small.generate(r);
@@ -175,7 +178,7 @@ static void pagesReturn(Run& run) {
 
 static void cancelling(Run& run) {
   const OwnModel model = randomModel(smallSpec(), DType::float32, 24);
-  EngineOptions o = options();
+  EngineOptions o = options(run);
   o.stepRows = 16;
   Served served(run, model.checkpoint, o);
   // Three steps for the prompt, then one for each token but the first.
@@ -228,7 +231,7 @@ static void stopping(Run& run) {
   Spec deep = smallSpec();
   deep.layers = 6;
   const OwnModel model = randomModel(deep, DType::float32, 25);
-  EngineOptions o = options();
+  EngineOptions o = options(run);
   o.stepRows = 16;
   for (int during : {1, 2, 3, 4, 9}) {
     Served served(run, model.checkpoint, o);
@@ -261,7 +264,7 @@ static void stopping(Run& run) {
 // A hundred on each set with each number of threads: more than a thousand where all sets are there.
 static void manyShort(Run& run) {
   const OwnModel model = randomModel(smallSpec(), DType::float32, 26);
-  EngineOptions o = options();
+  EngineOptions o = options(run);
   o.maxBatch = 3;
   o.stepRows = 8;
   Served served(run, model.checkpoint, o);
@@ -302,7 +305,7 @@ static void loadFails(Run& run) {
   OwnModel model = randomModel(smallSpec(), DType::float32, 27);
   model.checkpoint.placements.pop_back();
   model.checkpoint.placements.pop_back();
-  Served served(run, model.checkpoint, options());
+  Served served(run, model.checkpoint, options(run));
   run.expect(served.loadFailure().find("is missing") != std::string::npos, "the failure is reported: " + served.loadFailure());
   run.expect(served.generate(request(5, 5, 2))[1].finish == Finish::cancelled, "nothing is served afterwards, but all is answered");
   served.engine().stop();

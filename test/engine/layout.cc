@@ -12,7 +12,8 @@ static std::vector<EngineOptions> manyOptions() {
   return {{DType::float32, 64, 1, 16, 0, 32},
           {DType::bfloat16, 200, 5, 32, 0, 256},
           {DType::float16, 100, 64, 64, 17, 7},
-          {DType::bfloat16, 1, 1, 16, 1, 1}};
+          {DType::bfloat16, 1, 1, 16, 1, 1},
+          {DType::int8, 100, 3, 16, 0, 40}};
 }
 
 static std::vector<Spec> manySpecs() {

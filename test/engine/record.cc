@@ -35,7 +35,8 @@ std::vector<Drew> decodeAll(Run& run, const OwnModel& model, DType type, const B
   options.recordSteps = batch.record;
   Threads team(1);
   Runner runner(run.ops);
-  run.check(runner.load(model.checkpoint, options, team, [](uint64_t, uint64_t) {}, kNever));
+  run.check(runner.load(
+      model.checkpoint, options, team, [](uint64_t, uint64_t) {}, kNever));
   std::vector<Drew> drew(kSequences);
   const int perSequence = pagesPerSequence(options), last = pageCount(options) - 1;
   for (int first = 0; first < kSequences; first += batch.size) {
@@ -44,7 +45,8 @@ std::vector<Drew> decodeAll(Run& run, const OwnModel& model, DType type, const B
     std::vector<Piece> pieces;
     std::vector<Sampling> rows(static_cast<size_t>(count));
     for (int i = 0; i < count; i++) {
-      for (int page = 0; page < perSequence; page++) pages[size_t(i)].push_back(batch.backwards ? last - i * perSequence - page : i * perSequence + page);
+      for (int page = 0; page < perSequence; page++)
+        pages[size_t(i)].push_back(batch.backwards ? last - i * perSequence - page : i * perSequence + page);
       prompts.push_back(promptOf(first + i));
       rows[size_t(i)] = {0.8f, 0.9f, 0, 1, 0, 0, uint64_t(first + i), 0, 0, nullptr, 0};
       run.check(runner.run({{prompts.back().data(), 0, int(prompts.back().size()), &pages[size_t(i)], true}}, kNever));
@@ -78,9 +80,10 @@ void batches(Run& run, DType type) {
   int different = 0;
   for (const Drew& one : alone) different += one.tokens != alone[0].tokens;
   run.expect(different > kSequences / 2, "the sequences draw different tokens");
-  for (const Batch& batch : {Batch{"alone, recorded", 1, true, false}, Batch{"2 together", 2, false, true}, Batch{"2 together, recorded", 2, true, false},
-                             Batch{"7 together", 7, false, false}, Batch{"7 together, recorded", 7, true, true}, Batch{"33 together", 33, false, true},
-                             Batch{"33 together, recorded", 33, true, false}}) {
+  for (const Batch& batch :
+       {Batch{"alone, recorded", 1, true, false}, Batch{"2 together", 2, false, true}, Batch{"2 together, recorded", 2, true, false},
+        Batch{"7 together", 7, false, false}, Batch{"7 together, recorded", 7, true, true}, Batch{"33 together", 33, false, true},
+        Batch{"33 together, recorded", 33, true, false}}) {
     const std::vector<Drew> other = decodeAll(run, model, type, batch);
     for (int i = 0; i < kSequences; i++) {
       const std::string what = std::string(batch.what) + ": sequence " + std::to_string(i);

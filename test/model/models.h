@@ -39,6 +39,7 @@ class Borrowed : public Ops {
  public:
   explicit Borrowed(Ops& inner) : inner(inner) {}
   Ops& inner;
+  bool multiplies(DType weights) const override { return inner.multiplies(weights); }
   DType activationType(DType weights) const override { return inner.activationType(weights); }
   DType residualType(DType weights) const override { return inner.residualType(weights); }
   size_t scratchBytes(const Limits& limits) const override { return inner.scratchBytes(limits); }

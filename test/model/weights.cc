@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "models.h"
 #include "ops/convert.h"
@@ -293,60 +292,9 @@ static void progress(Run& run) {
   }
 }
 
-// Memory of this process that belongs to no file, and that of mapped files, in bytes.
-static void resident(double& own, double& mapped) {
-  char text[200] = {};
-  const int file = ::open("/proc/self/statm", O_RDONLY);
-  const ssize_t got = ::read(file, text, sizeof text - 1);
-  close(file);
-  unsigned long size, all, shared;
-  if (got <= 0 || std::sscanf(text, "%lu %lu %lu", &size, &all, &shared) != 3) throw std::runtime_error("can't read /proc/self/statm");
-  const double page = double(sysconf(_SC_PAGESIZE));
-  own = double(all - shared) * page;
-  mapped = double(shared) * page;
-}
-
-// Of the process's own memory, besides the weights: for each of the two threads a piece of at most 2^18 numbers as fp32 (1 MB) and as 16 bits (0.5
-// MB), and 8 bytes for each row of the largest tensor (0.1 MB): 3.2 MB, and as much again for what the allocator keeps. Of mapped files: the tensor
-// that is being read. The weights are touched first, so that they count before.
-static void boundedMemory(Run& run) {
-  Spec s = smallSpec();
-  s.layers = 4;
-  s.hidden = 1024;
-  s.headSize = 512;
-  s.inner = 4096;
-  s.vocab = 12000;
-  const OwnModel model = ownModel(s, DType::bfloat16, false, [](Slot, int, size_t count) { return Floats(count, 0.5f); });
-  Loaded loaded = room(run, model.checkpoint, DType::bfloat16);
-  run.check(run.ops.upload(loaded.arena.data(), std::vector<char>(loaded.arena.bytes(), 1).data(), loaded.arena.bytes()));  // its pages are there from now on
-  Watched watched(run.ops);
-  std::mutex mutex;
-  double ownBefore, mappedBefore, ownMost = 0, mappedMost = 0;
-  resident(ownBefore, mappedBefore);
-  watched.atStore = [&] {
-    double own, mapped;
-    resident(own, mapped);
-    std::lock_guard<std::mutex> lock(mutex);
-    ownMost = std::max(ownMost, own - ownBefore);
-    mappedMost = std::max(mappedMost, mapped - mappedBefore);
-  };
-  run.check(load(watched, model.checkpoint, DType::bfloat16, loaded));
-  const double largest = double(s.vocab) * s.hidden * 2, file = double(model.file->size());
-  char text[200];
-  std::snprintf(text, sizeof text,
-                "%d pieces of a file of %.1f MB took %.2f MB besides the weights, and %.1f MB of the file were mapped at most (largest tensor %.1f)",
-                int(watched.stores), file * 1e-6, ownMost * 1e-6, mappedMost * 1e-6, largest * 1e-6);
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  ownMost = 0;  // a sanitizer keeps what was freed, and its notes, in the same memory
-#endif
-  run.expect(watched.stores > 50 && ownMost < 6.4e6, text);
-  run.expect(mappedMost < largest + 2e6 && mappedMost > 1e6, text);
-  run.figures = text;
-}
-
 // The weights lie in the arena, at multiples of 64, and none overlaps another.
 static void arena(Run& run) {
-  for (DType type : {DType::float32, DType::bfloat16}) {
+  for (DType type : {DType::float32, DType::bfloat16, DType::int8}) {
     if (!run.needs(type)) continue;
     for (bool parallel : {true, false}) {
       const OwnModel model = randomModel(specFor(parallel), DType::float32, 5);
@@ -360,10 +308,11 @@ static void arena(Run& run) {
       auto matrix = [&](const Matrix& m) {
         if (!m.data) return;
         add(m.data, run.ops.matrixBytes(m.n, m.k, m.type));
+        add(m.scale, size_t(m.n) * 4);
         add(m.bias, size_t(m.n) * 4);
       };
       const ewe::Weights& w = loaded.weights;
-      add(w.embed, size_t(s.vocab) * size_t(s.hidden) * size_t(sizeOf(type)));
+      add(w.embed, size_t(s.vocab) * size_t(s.hidden) * size_t(sizeOf(w.embedType)));
       for (const LayerWeights& layer : w.layers) {
         for (const float* v : {layer.norm1Weight, layer.norm1Bias, layer.norm2Weight, layer.norm2Bias}) add(v, size_t(s.hidden) * 4);
         for (const Matrix* m : {&layer.qkv, &layer.up, &layer.out, &layer.down, &layer.blockOut}) matrix(*m);
@@ -394,8 +343,6 @@ static Suite suite([](Cases& cases) {
   cases.test("weights/without biases", withoutBiases);
   cases.test("weights/cancelling", cancelling);
   cases.test("weights/progress", progress);
-  cases.test("weights/bounded memory", boundedMemory);
-  cases.bench("weights/bounded memory", boundedMemory);
   cases.test("weights/arena", arena);
 });
 

@@ -28,17 +28,21 @@ void attentionReference(const AttentionShape& s, int first, int rows, const Boun
       for (int p = 0; p < count; p++) spread = std::max(spread, largest - score[p]);
       for (int p = 0; p < count; p++) total += score[p] = std::exp(score[p] - largest);
       // Relative error of a weight: of its score against the largest, of the difference and its product with the scale (both grow with the spread),
-      // of the exponential, of the rescaling of each split; then of the weight's own rounding and of the sums.
-      const double weight = 2 * (2 * miss + (2 * spread + 8 + 8 * (count / 256 + 1)) * kUnit) + (s.type == DType::float32 ? 0 : 2 * unitOf(s.type));
+      // of the exponential, of the rescaling of each split or tile of keys (32 at least); then of the weight's own rounding and of the sums. A
+      // float16 weight below 2^-14 is rounded to a multiple of 2^-24.
+      const int tile = s.type == DType::float32 ? 256 : 32;
+      const double weight = 2 * (2 * miss + (2 * spread + 8 + 8 * (count / tile + 1)) * kUnit) + (s.type == DType::float32 ? 0 : 2 * unitOf(s.type));
+      const double least = s.type == DType::float16 ? 0x1p-25 / total : 0;
       for (int i = 0; i < d; i++) {
-        double sum = 0, magnitude = 0, carried = 0;
+        double sum = 0, magnitude = 0, carried = 0, all = 0;
         for (int p = 0; p < count; p++) {
           const size_t b = size_t(p) * kvWidth + size_t(kvHead) * d + i;
           sum += score[p] / total * values.value[b];
           magnitude += score[p] / total * std::fabs(values.value[b]);
           carried += score[p] / total * values.error[b];
+          all += std::fabs(values.value[b]);
         }
-        double error = (weight + (2 * count + 4) * kUnit) * magnitude + carried * (1 + weight);
+        double error = (weight + (2 * count + 4) * kUnit) * magnitude + carried * (1 + weight) + least * all;
         if (s.type != DType::float32) error += unitOf(s.type) * (std::fabs(sum) + error);
         out.push(sum, error);
       }
@@ -53,7 +57,9 @@ namespace {  // other files of cases have structs of the same names
 struct Shape {
   AttentionShape s;
   int pageSize;
-  Ints lengths;  // of the sequences
+  Ints lengths;     // of the sequences
+  int prompts = 0;  // how many of them, from the first on, are of the prompt class
+  DType weights = s.type;
 };
 
 // How the sequences are fed: steps of (sequence, first position, count).
@@ -97,6 +103,33 @@ static Floats projected(const Shape& shape, int sequence, int position) {
   return row;
 }
 
+static int longest(const Shape& shape) { return *std::max_element(shape.lengths.begin(), shape.lengths.end()); }
+
+static void reserve(Run& run, const Shape& shape, int rows, int width) {
+  Limits limits = {};
+  limits.rows = rows;
+  limits.width = limits.qkv = width;
+  limits.heads = shape.s.heads;
+  limits.headSize = shape.s.headSize;
+  limits.positions = longest(shape);
+  limits.type = shape.s.type;
+  run.check(run.ops.reserve(limits));
+}
+
+static Attend attendOp(const Shape& shape, const Array& q, const Cache& cache, const Array& y, const Rows& rows, long long yStride) {
+  Attend a = {};
+  a.q = q.data();
+  a.cache = cache;
+  a.y = y.data();
+  a.step = rows;
+  a.heads = shape.s.heads;
+  a.yStride = yStride;
+  a.scale = float(1 / std::sqrt(double(shape.s.headSize)));
+  a.maxPositions = longest(shape);
+  a.type = shape.s.type;
+  return a;
+}
+
 struct Fed {
   Run& run;
   const Shape& shape;
@@ -109,7 +142,7 @@ struct Fed {
     const int n = (shape.s.heads + 2 * shape.s.kvHeads) * shape.s.headSize;
     Floats one(size_t(n) * n);
     for (int i = 0; i < n; i++) one[size_t(i) * n + i] = 1;
-    return run.weights(one, n, n, shape.s.type, {});
+    return run.weights(one, n, n, shape.weights, {});
   }
   static size_t blockBytes(Run& run, const Shape& shape) { return run.ops.blockBytes(shape.pageSize, shape.s.headSize, shape.s.type); }
   static int pageCount(const Shape& shape) {
@@ -135,43 +168,51 @@ struct Fed {
     }
     int rows = 0;
     for (int length : s.lengths) rows += length;
-    Limits limits = {};
-    limits.rows = rows;
-    limits.width = limits.qkv = identity.matrix.n;
-    limits.heads = s.s.heads;
-    limits.headSize = s.s.headSize;
-    limits.type = s.s.type;
-    run.check(run.ops.reserve(limits));
+    reserve(run, shape, rows, identity.matrix.n);
   }
 
-  // Feeds a step and attends; results go to out[sequence][position].
-  void feed(const std::vector<Chunk>& chunks, std::vector<std::vector<Floats>>& out) {
-    std::vector<SequenceRows> sequences;
+  // Writes the chunks' keys and values, and returns their queries.
+  Array project(const std::vector<Chunk>& chunks, const Step& step) {
     Floats x;
     for (const auto& c : chunks) {
-      sequences.push_back({c.first, c.count, pages[c.sequence]});
       for (int i = 0; i < c.count; i++) {
         const Floats row = projected(shape, c.sequence, c.first + i);
         x.insert(x.end(), row.begin(), row.end());
       }
     }
-    const Step step = run.step(sequences, 0);
-    const DType type = shape.s.type;
-    const int n = identity.matrix.n, width = shape.s.heads * shape.s.headSize, stride = width + 3;
-    const Array input = run.array(x, type), q = run.zeros(size_t(step.rows.rows) * width, type);
-    const Array y = run.zeros(size_t(step.rows.rows) * stride, type), table = run.zeros(1, DType::float32);
+    const Array input = run.array(x, shape.s.type), table = run.zeros(1, DType::float32);
+    Array q = run.zeros(size_t(step.rows.rows) * shape.s.heads * shape.s.headSize, shape.s.type);
     Linear l = {};
     l.x = input.data();
     l.matrix = identity.matrix;
     l.qkv = {q.data(), cache, {table.floats(), table.floats(), 0}, shape.s.heads, 0};
     l.step = step.rows;
     l.rows = step.rows.rows;
-    l.xStride = n;
-    l.type = type;
+    l.promptRows = step.rows.promptRows;
+    l.xStride = identity.matrix.n;
+    l.type = shape.s.type;
     run.check(run.ops.linear(l));
-    const Attend a = {q.data(), cache, y.data(), step.rows, nullptr, nullptr, shape.s.heads, stride, float(1 / std::sqrt(double(shape.s.headSize))), 1 << 20, type};
-    run.check(run.ops.attend(a));
-    const Floats got = run.read(y.data(), size_t(step.rows.rows) * stride, type);
+    return q;
+  }
+
+  Step stepOf(const std::vector<Chunk>& chunks) {
+    std::vector<SequenceRows> sequences;
+    int prompts = 0;
+    for (const auto& c : chunks) {
+      sequences.push_back({c.first, c.count, pages[c.sequence]});
+      prompts += c.sequence < shape.prompts;
+    }
+    return run.step(sequences, prompts);
+  }
+
+  // Feeds a step and attends; results go to out[sequence][position].
+  void feed(const std::vector<Chunk>& chunks, std::vector<std::vector<Floats>>& out) {
+    const Step step = stepOf(chunks);
+    // Rows of generated tokens may lie any number of elements apart; those of prompts an even one.
+    const int width = shape.s.heads * shape.s.headSize, stride = width + (shape.prompts ? 2 : 3);
+    const Array q = project(chunks, step), y = run.zeros(size_t(step.rows.rows) * stride, shape.s.type);
+    run.check(run.ops.attend(attendOp(shape, q, cache, y, step.rows, stride)));
+    const Floats got = run.read(y.data(), size_t(step.rows.rows) * stride, shape.s.type);
     size_t row = 0;
     for (const auto& c : chunks) {
       if (int(out[c.sequence].size()) < c.first + c.count) out[c.sequence].resize(c.first + c.count);
@@ -189,6 +230,30 @@ struct Fed {
   }
 };
 
+// Whether the device can do this; the type is then that of its activations. What it can't do it must refuse, and say which heads it takes.
+static bool begin(Run& run, Shape& shape) {
+  if (!run.needs(shape.weights)) return false;
+  shape.s.type = run.ops.activationType(shape.weights);
+  if (shape.s.type == DType::bfloat16) run.bfloat16Products();
+  for (int size : {16, 32, 64, 80, 96, 128, 256}) {
+    if (size == shape.s.headSize) return true;
+  }
+  reserve(run, shape, 1, shape.s.heads * shape.s.headSize);
+  const size_t block = run.ops.blockBytes(16, shape.s.headSize, shape.s.type), width = size_t(shape.s.heads) * shape.s.headSize;
+  const Buffer page(run, 2 * block * shape.s.kvHeads);
+  const Array q = run.zeros(width, shape.s.type), y = run.zeros(width, shape.s.type);
+  for (int prompts : {0, 1}) {
+    const Step step = run.step({{0, 1, {0}}}, prompts);
+    const Cache cache = {page.data(), shape.s.type, 16, shape.s.kvHeads, shape.s.headSize, (long long)block};
+    const Status status = run.ops.attend(attendOp(shape, q, cache, y, step.rows, (long long)width));
+    if (status.ok()) return true;
+    run.expect(status.failure().kind == Kind::device && std::string(status.failure().message).find("64, 80, 96, 128") != std::string::npos,
+               std::string("refused with: ") + status.failure().message);
+  }
+  run.refused = run.failures.empty();
+  return false;
+}
+
 static Bounded reference(const Shape& shape) {
   Bounded out;
   for (int sequence = 0; sequence < int(shape.lengths.size()); sequence++) {
@@ -203,46 +268,107 @@ static Bounded reference(const Shape& shape) {
   return out;
 }
 
-static void attention(Run& run, const Shape& shape) {
-  if (shape.s.type == DType::bfloat16) run.bfloat16Products();
-  Fed fed(run, shape, 1);
+// Each class, and both in one step.
+static void attention(Run& run, Shape shape) {
+  if (!begin(run, shape)) return;
   const Bounded want = reference(shape);
-  run.near("y", fed.feedAll(wholePrompts(shape)), want.value, want.error);
+  const int sequences = int(shape.lengths.size());
+  for (int prompts : {0, (sequences + 1) / 2, sequences}) {
+    shape.prompts = prompts;
+    run.near("y with " + std::to_string(prompts) + " prompts", Fed(run, shape, 1).feedAll(wholePrompts(shape)), want.value, want.error);
+  }
 }
 
-// Whatever the chunks, the company, the size and the order of pages.
-static void sameBits(Run& run, const Shape& shape) {
-  if (shape.s.type == DType::bfloat16) run.bfloat16Products();
-  const Floats whole = Fed(run, shape, 1).feedAll(wholePrompts(shape));
-  run.near("y", whole, Doubles(whole.begin(), whole.end()), Doubles(whole.size(), 0));
-  run.same("pages in another order", Fed(run, shape, 2).feedAll(wholePrompts(shape)), whole);
-  for (int size : {1, 2, 5, 40}) run.same("chunks of " + std::to_string(size), Fed(run, shape, 3).feedAll(chunks(shape, size)), whole);
-  run.same("one sequence after the other", Fed(run, shape, 4).feedAll(uneven(shape)), whole);
-  for (int pageSize : {16, 48, 512}) {
-    Shape other = shape;
-    other.pageSize = pageSize;
-    run.same("pages of " + std::to_string(pageSize), Fed(run, other, 5).feedAll(chunks(other, 31)), whole);
+// A row of one class has the same bits whatever the chunks, the company and its class, the size and the order of pages.
+static void sameBits(Run& run, Shape shape) {
+  if (!begin(run, shape)) return;
+  const int sequences = int(shape.lengths.size()), half = (sequences + 1) / 2;
+  Floats ofClass[2];
+  for (int prompt : {0, 1}) {
+    shape.prompts = prompt ? sequences : 0;
+    const std::string rows = prompt ? "prompts, " : "generated, ";
+    const Floats& whole = ofClass[prompt] = Fed(run, shape, 1).feedAll(wholePrompts(shape));
+    run.near(rows + "y", whole, Doubles(whole.begin(), whole.end()), Doubles(whole.size(), 0));
+    run.same(rows + "pages in another order", Fed(run, shape, 2).feedAll(wholePrompts(shape)), whole);
+    for (int size : {1, 5, 40}) run.same(rows + "chunks of " + std::to_string(size), Fed(run, shape, 3).feedAll(chunks(shape, size)), whole);
+    run.same(rows + "one sequence after the other", Fed(run, shape, 4).feedAll(uneven(shape)), whole);
+    for (int pageSize : {16, 48, 512}) {
+      Shape other = shape;
+      other.pageSize = pageSize;
+      run.same(rows + "pages of " + std::to_string(pageSize), Fed(run, other, 5).feedAll(chunks(other, 31)), whole);
+    }
+  }
+  shape.prompts = half;
+  size_t split = 0;
+  for (int i = 0; i < half; i++) split += size_t(shape.lengths[i]) * shape.s.heads * shape.s.headSize;
+  Floats both(ofClass[1].begin(), ofClass[1].begin() + split);
+  both.insert(both.end(), ofClass[0].begin() + split, ofClass[0].end());
+  run.same("both classes in a step", Fed(run, shape, 6).feedAll(chunks(shape, 40)), both);
+}
+
+// A recorded step serves any number of rows up to its own, at any positions up to its own: the rows beyond are neither read nor written.
+static void recorded(Run& run, Shape shape) {
+  if (!run.needsRecordings() || !begin(run, shape)) return;
+  const int rows = int(shape.lengths.size()), width = shape.s.heads * shape.s.headSize;
+  Fed fed(run, shape, 1);
+  Floats want = fed.feedAll(wholePrompts(shape));  // of which the last row of each sequence is looked at
+  std::vector<Chunk> last;
+  Floats lastRows;
+  size_t end = 0;
+  for (int i = 0; i < rows; i++) {
+    end += size_t(shape.lengths[i]) * width;
+    lastRows.insert(lastRows.end(), want.begin() + end - width, want.begin() + end);
+    last.push_back({i, shape.lengths[i] - 1, 1});
+  }
+  const Step step = fed.stepOf(last);
+  const Array q = fed.project(last, step), y = run.zeros(size_t(rows) * width, shape.s.type);
+  const IntArray live = run.ints({rows});
+  Rows counted = step.rows;
+  counted.live = live.data();
+  Attend a = attendOp(shape, q, fed.cache, y, counted, width);
+  a.maxPositions = longest(shape);
+  run.check(run.ops.record(7));
+  run.check(run.ops.attend(a));
+  run.check(run.ops.endRecord());
+  run.same("recorded", run.read(y.data(), lastRows.size(), shape.s.type), lastRows);
+  for (int count = rows - 1; count >= 0; count -= 2) {
+    Ints position = step.position.host, sequence = step.sequence.host;
+    for (int i = count; i < rows; i++) position[i] = sequence[i] = 1 << 28;
+    const Floats before(lastRows.size(), -7);
+    std::vector<uint16_t> narrowed(before.size());
+    narrow(before.data(), int64_t(before.size()), shape.s.type, narrowed.data());
+    run.check(run.ops.upload(y.data(), narrowed.data(), narrowed.size() * 2));
+    run.check(run.ops.upload(step.position.device.data(), position.data(), position.size() * 4));
+    run.check(run.ops.upload(step.sequence.device.data(), sequence.data(), sequence.size() * 4));
+    run.check(run.ops.upload(live.device.data(), &count, 4));
+    run.check(run.ops.replay(7));
+    Floats some = before;
+    std::copy(lastRows.begin(), lastRows.begin() + size_t(count) * width, some.begin());
+    run.same("replayed for " + std::to_string(count) + " rows", run.read(y.data(), some.size(), shape.s.type), some);
   }
 }
 
 // A sequence goes on in a copy of its last page as it would have in the page itself, and other pages and layers stay as they were.
 static void copiedPage(Run& run, DType type) {
-  const Shape shape = {{2, 2, 20, type}, 16, {40}};
-  if (type == DType::bfloat16) run.bfloat16Products();
-  const Floats whole = Fed(run, shape, 1).feedAll(wholePrompts(shape));
-  Fed fed(run, shape, 1);
-  std::vector<std::vector<Floats>> out(1);
-  fed.feed({{0, 0, 37}}, out);
-  const int spare = Fed::pageCount(shape);
-  run.check(run.ops.copyPage(fed.cache, 1, 0, fed.pages[0][2], spare));
-  const int pageBytes = int(2 * shape.s.kvHeads * fed.cache.blockBytes);
-  const std::vector<unsigned char> poison(pageBytes, 0xff);
-  run.check(run.ops.upload(static_cast<char*>(fed.arena.data()) + (long long)fed.pages[0][2] * pageBytes, poison.data(), poison.size()));
-  fed.pages[0][2] = spare;
-  fed.feed({{0, 37, 3}}, out);
-  Floats flat;
-  for (const auto& row : out[0]) flat.insert(flat.end(), row.begin(), row.end());
-  run.same("y", flat, whole);
+  Shape shape = {{2, 2, 16, type}, 16, {40}};
+  if (!begin(run, shape)) return;
+  for (int prompts : {0, 1}) {
+    shape.prompts = prompts;
+    const Floats whole = Fed(run, shape, 1).feedAll(wholePrompts(shape));
+    Fed fed(run, shape, 1);
+    std::vector<std::vector<Floats>> out(1);
+    fed.feed({{0, 0, 37}}, out);
+    const int spare = Fed::pageCount(shape);
+    run.check(run.ops.copyPage(fed.cache, 1, 0, fed.pages[0][2], spare));
+    const int pageBytes = int(2 * shape.s.kvHeads * fed.cache.blockBytes);
+    const std::vector<unsigned char> poison(pageBytes, 0xff);
+    run.check(run.ops.upload(static_cast<char*>(fed.arena.data()) + (long long)fed.pages[0][2] * pageBytes, poison.data(), poison.size()));
+    fed.pages[0][2] = spare;
+    fed.feed({{0, 37, 3}}, out);
+    Floats flat;
+    for (const auto& row : out[0]) flat.insert(flat.end(), row.begin(), row.end());
+    run.same(prompts ? "of a prompt" : "generated", flat, whole);
+  }
 }
 
 static void copiedLayers(Run& run) {
@@ -260,7 +386,9 @@ static void copiedLayers(Run& run) {
 }
 
 static void bench(Run& run, DType type, int heads, int headSize, int sequences, int context, bool prompt) {
-  const Shape shape = {{heads, heads, headSize, type}, 64, Ints(sequences, context)};
+  Shape shape = {{heads, heads, headSize, type}, 64, Ints(sequences, context)};
+  if (!begin(run, shape)) return;
+  shape.prompts = sequences;
   Fed fed(run, shape, 1);
   std::vector<std::vector<Floats>> out(sequences);
   for (const auto& step : wholePrompts(shape)) fed.feed(step, out);
@@ -269,24 +397,27 @@ static void bench(Run& run, DType type, int heads, int headSize, int sequences, 
   const Step step = run.step(rows, prompt ? sequences : 0);
   Random random(1);
   const size_t count = size_t(step.rows.rows) * heads * headSize;
-  const Array q = run.normals(random, count, type), y = run.zeros(count, type);
-  const Attend a = {q.data(), fed.cache, y.data(), step.rows, nullptr, nullptr, heads, heads * headSize, float(1 / std::sqrt(double(headSize))), 1 << 20, type};
+  const Array q = run.normals(random, count, shape.s.type), y = run.zeros(count, shape.s.type);
+  const Attend a = attendOp(shape, q, fed.cache, y, step.rows, heads * headSize);
   double contexts = 0;
   for (int position : step.position.host) contexts += position + 1;
   run.measure(cost(a, contexts, double(sequences) * context), 1, [&](int) { return run.ops.attend(a); });
 }
 
 static Suite suite([](Cases& cases) {
-  for (DType type : {DType::float32, DType::bfloat16}) {
+  for (DType type : {DType::float32, DType::bfloat16, DType::float16}) {
     const std::string prefix = std::string("attention/") + nameOf(type) + " ";
     for (int headSize : {1, 4, 7, 8, 16, 20, 32, 33, 64, 80, 96, 128, 256}) {
       const Shape shape = {{2, 2, headSize, type}, 64, {70, 1, 16, 2}};
       cases.test(prefix + "head " + std::to_string(headSize), [=](Run& run) { attention(run, shape); });
     }
-    cases.test(prefix + "shared key-value heads", [=](Run& run) { attention(run, {{6, 2, 20, type}, 16, {33, 7}}); });
+    cases.test(prefix + "shared key-value heads", [=](Run& run) { attention(run, {{6, 2, 16, type}, 16, {33, 7}}); });
+    cases.test(prefix + "many shared key-value heads", [=](Run& run) { attention(run, {{16, 2, 32, type}, 48, {40, 130}}); });
     cases.test(prefix + "several splits", [=](Run& run) { attention(run, {{2, 2, 16, type}, 64, {600, 256, 257}}); });
-    cases.test(prefix + "same bits", [=](Run& run) { sameBits(run, {{2, 2, 20, type}, 64, {300, 37, 1, 18}}); });
+    cases.test(prefix + "same bits", [=](Run& run) { sameBits(run, {{2, 2, 16, type}, 64, {300, 37, 1, 18}}); });
+    cases.test(prefix + "same bits, shared key-value heads", [=](Run& run) { sameBits(run, {{3, 1, 80, type}, 64, {70, 130}}); });
     cases.test(prefix + "same bits, shared key-value heads of odd size", [=](Run& run) { sameBits(run, {{6, 2, 7, type}, 64, {270, 21}}); });
+    cases.test(prefix + "recorded", [=](Run& run) { recorded(run, {{4, 2, 64, type}, 32, {30, 300, 1, 257, 513}}); });
     cases.test(prefix + "goes on in a copied page", [=](Run& run) { copiedPage(run, type); });
   }
   cases.test("attention/copies a page of every layer", copiedLayers);
