@@ -20,8 +20,8 @@
 // row: no bank conflicts, and nothing is multiplied that is not there. While S is computed the values come, while P V is computed the next keys come:
 // from path 800 on by asynchronous copies, below through registers. Why these tiles: attention.plan.h.
 //
-// A tile of keys costs 4 * rows * keys * headSize FLOPs and reads 4 * keys * headSize bytes, from the second-level cache for all but the first block:
-// bound by arithmetic from some 100 rows on.
+// A tile of keys costs 4 * rows * keys * headSize FLOPs and 4 * keys * headSize bytes, which all blocks but the first find in the second-level cache:
+// bound by arithmetic from some 100 rows on. All paths.
 #include "attention.plan.h"
 #include "tile.cuh"
 

@@ -23,11 +23,12 @@ struct AttendTile {
   constexpr int threads() const { return 32 * warps; }
 };
 
-// A second tile of rows in a warp halves what it reads of keys and values in shared memory, which is what bounds one: then the sums of 128 components
-// take 128 registers of a thread. At 256 components one tile of rows takes as many.
-//   700, 750  no copies beside the threads: more warps instead of more rows. 256 components just fit in the 64 KB of a T4.
-//   800, 900  from 96 components on 32 keys: what 64 need is more than 255 registers, and two blocks fit in the 100 KB of an A10. For 256 its 99 KB
-//             hold 128 rows and 32 keys.
+// A second tile of rows in a warp halves what it reads of keys and values in shared memory, which is what bounds one. The sums of 128 components then
+// take 128 registers of a thread, as those of 256 do with one tile of rows.
+//   700, 750  no copies beside the threads: more warps instead of more rows, within the 64 KB of a T4. 256 components leave registers for 16 keys
+//   only. 800, 900  from 96 components on 32 keys: scores of 64 are too many registers, and two blocks fit in the 100 KB of an A10. Of 256 components
+//   its
+//             99 KB for a block hold 128 rows and 32 keys.
 constexpr AttendTile attendTile(int path, int headSize) {
   if (path < 800) return headSize == 256 ? AttendTile{4, 1, 16, 1} : AttendTile{8, 1, 64, 1};
   if (headSize == 256) return {8, 1, 32, 1};

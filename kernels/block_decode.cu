@@ -40,7 +40,7 @@ DEVICE void streamBlockIn(const BlockIn& b) {
   int rows = 0;
   auto prepare = [&] {
     rows = liveRows(b.step);
-    return RowsInMemory<S::kUnits>::of(normOf(b, share.up), b.width, b.width, rows);
+    return RowsInMemory<S::kUnits>::of(normOf(b, share.up), b.width, rows);
   };
   S::run(shared, share.up ? b.up : b.qkvMatrix, share.first, share.apart, prepare, [&](int row, int column, Floats4& v) {
     if (row < rows) finishBlockIn<T>(b, share.up, row, column, v);
@@ -97,7 +97,7 @@ struct RowsInShared {
   static constexpr bool kHeld = false;
   const Words4* row;  // this lane's: no more rows than one instruction's columns
 
-  DEVICE Words4 piece(const RowsInShared& r, int, int i, int tile) { return load(r.row + tile * 4 + chunkOfPiece(i)); }
+  DEVICE Words4 piece(const RowsInShared& r, int, int i, int chunks) { return load(r.row + chunks + i); }
 };
 
 template <class T, class W, int kRows>
@@ -114,10 +114,10 @@ DEVICE void normBlockIn(const BlockIn& b) {
   int rows = 0;
   auto prepare = [&] {
     rows = liveRows(b.step);
-    const int pieces = normRowPieces(kPath, b.width), row = rowOfPiece<Side::right>(0);
+    const int pieces = normRowPieces(kPath, b.width), row = rowOfPiece(0);
     Words4* normalised = shared.rows;
     normaliseRows<T>(normalised, pieces, shared.norm, b, share.up && b.weight2, rows);
-    return RowsInShared{normalised + (row < rows ? row : 0) * pieces};
+    return RowsInShared{normalised + (row < rows ? row : 0) * pieces + chunkOfPiece(0)};
   };
   S::run(shared.stream, share.up ? b.up : b.qkvMatrix, share.first, share.apart, prepare, [&](int row, int column, Floats4& v) {
     if (row < rows) finishBlockIn<T>(b, share.up, row, column, v);

@@ -6,14 +6,14 @@ namespace ewe::kernels {
 
 // ---- The order of a matrix
 //
-// Tiles of 16 outputs x 32 inputs, [n / 16][k / 32], both padded; what pads must be finite, and memory begins as zeros. The order within a tile is
-// such that each lane of a warp gets its registers for the matrix units by loads of 16 bytes that lie side by side:
+// Tiles of 16 outputs x 32 inputs, [n / 16][k / 32], both padded; what pads must be finite, and memory begins as zeros. Weights are always the left
+// operand of the matrix units, a tile two products of depth 16. Its order is such that the 16 bytes that a lane loads are the registers it needs, and
+// lie beside those of the other lanes:
 //
-//   750 and up  lane l has the outputs g = l / 4 and g + 8, and the inputs 8 (l % 4) .. + 7. A product of depth 16 takes four of them, the next
-//   product
-//               the other four: which inputs a product pairs up is ours to choose, and so rows of activations are read 16 bytes at a time too.
-//               16 bits: [product][lane][output g, then g + 8][4 inputs]; int8: [lane][output g, then g + 8][8 inputs].
-//   700         lanes have whole rows: [inputs in pieces of 16 bytes][16 outputs][one piece], where the outputs lie as the lanes read them.
+//   750 and up  lane l has the outputs g = l / 4 and g + 8, and the inputs 8 (l % 4) .. + 7. The first product takes four of them, the second the
+//               others: which inputs a product pairs up is ours to choose, and so a lane reads its rows of activations 16 bytes at a time too.
+//               16 bits: [product][lane][two pairs of inputs][output g, then g + 8][pair]; int8: [lane][output g, then g + 8][8 inputs].
+//   700         lanes have whole rows: [inputs in pieces of 16 bytes][16 outputs][piece], where the outputs lie as the lanes read them.
 //
 // int8 is stored as unsigned bytes with 128 added: the units want 16 bits, and without a sign a byte becomes the low bits of one.
 constexpr int kTileOutputs = 16, kTileInputs = 32;
@@ -35,7 +35,7 @@ constexpr int placeInTile(int path, DType type, int output, int input) {
   if (path < 750) return input / piece * (kTileOutputs * piece) + outputPlace700(output) * piece + input % piece;
   const int lane = output % 8 * 4 + input / 8, upper = output / 8;
   if (type == DType::int8) return lane * 16 + upper * 8 + input % 8;
-  return input / 4 % 2 * 256 + lane * 8 + upper * 4 + input % 4;
+  return input / 4 % 2 * 256 + lane * 8 + input / 2 % 2 * 4 + upper * 2 + input % 2;
 }
 
 // Where W[row, column] of a matrix lies, in elements.
@@ -72,7 +72,7 @@ constexpr ProductTile productTile(int path, int rows, int columns) {
 // The stages, or at the end the sums of 16 rows of each warp.
 constexpr int productSharedBytes(const ProductTile& t, int weightBytes) {
   const int stages = t.stages * kTileInputs * (t.rows * 2 + t.columns * weightBytes);
-  const int sums = t.rowWarps * 16 * (t.columns + 8 * t.columnWarps) * 4;
+  const int sums = t.rowWarps * 16 * (t.columns + 4 * t.columnWarps) * 4;
   return stages > sums ? stages : sums;
 }
 

@@ -20,7 +20,7 @@ DEVICE void streamLinear(const Linear& l) {
   int rows = l.rows;
   auto prepare = [&] {
     if (l.live && *l.live < rows) rows = *l.live;
-    return RowsInMemory<S::kUnits>::of(l.x, l.xStride, l.matrix.k, rows);
+    return RowsInMemory<S::kUnits>::of(l.x, l.xStride, rows);
   };
   S::run(shared, l.matrix, blockX(), gridX(), prepare, [&](int row, int column, Floats4& v) {
     if (row < rows) finishLinear<T>(l, row, column, v);

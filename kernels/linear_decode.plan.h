@@ -26,8 +26,8 @@ constexpr int kStreamRows = 32;  // the most
 constexpr int streamRows(int path, int rows) { return rows <= 8 && path >= 750 ? 8 : rows <= 16 ? 16 : kStreamRows; }
 constexpr int streamSharedBytes(const StreamTile& t) { return kSlices * t.rows * (t.outputs + 4) * 4; }
 
-// Rows that begin on 16 bytes and are a whole number of such pieces.
-constexpr bool streamsRows(int inputs, long long stride) { return inputs % 8 == 0 && stride % 8 == 0; }
+// Rows that begin on 16 bytes and are whole tiles of inputs: as those of every known model.
+constexpr bool streamsRows(int inputs, long long stride) { return inputs % kTileInputs == 0 && stride % 8 == 0; }
 
 // Blocks go through several tiles, as evenly as they can: only the first one's loads are waited for with nothing else to do.
 constexpr int streamBlocks(const StreamTile& t, int tiles, const CardLimits& limits) {

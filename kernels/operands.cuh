@@ -1,6 +1,5 @@
-// The operands of the matrix kernels as fragments of tile.cuh's units: weights in the device's order (linear.plan.h), int8 ones made into 16-bit
-// numbers in registers, and rows of activations. Both come in tiles of 16 x 32 inputs, which are two products of depth 16; either can be the left
-// operand (its rows) or the right one (its columns).
+// The operands of the matrix kernels as fragments of tile.cuh's units: weights in the device's order (linear.plan.h) are the left one, int8 made into
+// 16-bit numbers in registers; rows of activations are the columns of the right one. Both come in tiles of 16 x 32 inputs, two products of depth 16.
 #pragma once
 #include "linear.plan.h"
 #include "tile.cuh"
@@ -12,30 +11,21 @@ struct i8 {
   unsigned char biased;
 };
 
-enum class Side { left, right };
-
-#if EWE_PATH >= 750
-constexpr int kWeightStep = 32;  // 16-byte pieces between a lane's pieces of a tile
-template <Side side>
-DEVICE int weightPlace() {  // of the first
-  return lane();
-}
-#else
-constexpr int kWeightStep = 16;
-template <Side side>
-DEVICE int laneRow() {
-  return ((side == Side::left ? quarterOf() & 1 : quarterOf() >> 1) << 3) + halfOf() * 4 + (lane() & 3);
-}
-template <Side side>
-DEVICE int weightPlace() {
-  return outputPlace700(laneRow<side>());
-}
-#endif
-
 // ---- Weights: 16 outputs x 32 inputs
 
 template <class W>
-constexpr int kWeightPieces = (kPath >= 750 ? 1 : 2) * int(sizeof(W));  // 16-byte loads of a lane
+constexpr int kTilePieces = kTileOutputs * kTileInputs * int(sizeof(W)) / 16;  // of 16 bytes
+template <class W>
+constexpr int kWeightPieces = (kPath >= 750 ? 1 : 2) * int(sizeof(W));  // that a lane loads
+
+// Where a lane's first piece lies in a tile; the next ones lie kWeightStep apart.
+#if EWE_PATH >= 750
+constexpr int kWeightStep = 32;
+DEVICE int weightPlace() { return lane(); }
+#else
+constexpr int kWeightStep = 16;
+DEVICE int weightPlace() { return outputPlace700((quarterOf() & 1) * 8 + halfOf() * 4 + (lane() & 3)); }
+#endif
 
 template <class W>
 struct WeightTile {
@@ -59,59 +49,39 @@ DEVICE void widen(unsigned bytes, unsigned& low, unsigned& high) {
   }
 }
 
-// A lane's registers for the product `step` (0 or 1), in the order of FragmentB.
+// For the product `step`, 0 or 1.
 template <class T, class W>
-DEVICE void weightWords(unsigned (&r)[kFragmentWords], const WeightTile<W>& w, int step) {
+DEVICE void fragmentOf(FragmentA& a, const WeightTile<W>& w, int step) {
 #if EWE_PATH >= 750
   if constexpr (sizeof(W) == 1) {
-    widen<T>(w.piece[0].w[step], r[0], r[1]);
-    widen<T>(w.piece[0].w[2 + step], r[2], r[3]);
+    widen<T>(w.piece[0].w[step], a.r[0], a.r[2]);
+    widen<T>(w.piece[0].w[2 + step], a.r[1], a.r[3]);
   } else {
 #pragma unroll
-    for (int i = 0; i < 4; i++) r[i] = w.piece[step].w[i];
+    for (int i = 0; i < 4; i++) a.r[i] = w.piece[step].w[i];
   }
 #else
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     if constexpr (sizeof(W) == 1) {
-      widen<T>(w.piece[step].w[i], r[2 * i], r[2 * i + 1]);
+      widen<T>(w.piece[step].w[i], a.r[2 * i], a.r[2 * i + 1]);
     } else {
-      r[i] = w.piece[2 * step].w[i];
-      r[4 + i] = w.piece[2 * step + 1].w[i];
+      a.r[i] = w.piece[2 * step].w[i];
+      a.r[4 + i] = w.piece[2 * step + 1].w[i];
     }
   }
 #endif
 }
 
-template <class T, class W>
-DEVICE void fragmentOf(FragmentB& b, const WeightTile<W>& w, int step) {
-  weightWords<T>(b.r, w, step);
-}
-template <class T, class W>
-DEVICE void fragmentOf(FragmentA& a, const WeightTile<W>& w, int step) {
-  weightWords<T>(a.r, w, step);
-#if EWE_PATH >= 750
-  const unsigned swap = a.r[1];
-  a.r[1] = a.r[2];
-  a.r[2] = swap;
-#endif
-}
-
-// ---- Activations: 16 rows x 32 inputs, read where a row is contiguous
+// ---- Activations: 16 rows x 32 inputs, read where a row is contiguous, in chunks of 8 inputs
 
 #if EWE_PATH >= 750
-constexpr int kRowPieces = 2;  // of a lane: 8 inputs of two rows
-template <Side side>
-DEVICE int rowOfPiece(int i) {
-  return lane() / 4 + 8 * i;
-}
+constexpr int kRowPieces = 2;  // of a lane: one chunk of two rows
+DEVICE int rowOfPiece(int i) { return lane() / 4 + 8 * i; }
 DEVICE int chunkOfPiece(int) { return lane() % 4; }
 #else
-constexpr int kRowPieces = 4;  // all 32 inputs of one row
-template <Side side>
-DEVICE int rowOfPiece(int) {
-  return laneRow<side>();
-}
+constexpr int kRowPieces = 4;  // all chunks of one row
+DEVICE int rowOfPiece(int) { return (quarterOf() >> 1) * 8 + halfOf() * 4 + (lane() & 3); }
 DEVICE int chunkOfPiece(int i) { return i; }
 #endif
 
@@ -119,15 +89,6 @@ struct RowTile {
   Words4 piece[kRowPieces];
 };
 
-DEVICE void fragmentOf(FragmentA& a, const RowTile& x, int step) {
-#if EWE_PATH >= 750
-#pragma unroll
-  for (int i = 0; i < 4; i++) a.r[i] = x.piece[i % 2].w[2 * step + i / 2];
-#else
-#pragma unroll
-  for (int i = 0; i < 8; i++) a.r[i] = x.piece[2 * step + i / 4].w[i % 4];
-#endif
-}
 DEVICE void fragmentOf(FragmentB& b, const RowTile& x, int step) {
 #if EWE_PATH >= 750
 #pragma unroll

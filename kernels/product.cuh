@@ -1,16 +1,15 @@
 // The product of a tile of rows with a tile of outputs, both operands through shared memory: for prompts, and for many generated rows.
 //
-// Both classes multiply in steps of 16 inputs in rising order. What differs:
-//   prompt     rows are the left operand, weights the right one; one chain of additions over all of k
-//   generated  weights are the left operand, rows the right one; a chain for each of kSlices ranges of k, whose sums are added in their order. This
-//   is
-//              what stream.cuh does with eight warps, and gives the same bits.
+// Both classes multiply in steps of 16 inputs in rising order, weights as the left operand. What differs:
+//   prompt     one chain of additions over all of k
+//   generated  a chain for each of kSlices ranges of k, whose sums are added in their order. That is what stream.cuh does with eight warps, and gives
+//              the same bits.
 // So the bits of a row depend on its class and on k alone, not on the tile.
 //
-// Shared memory: a ring of stages of 32 inputs: [row][4 pieces of 16 bytes] and the tiles of the weights as they lie in the matrix. Eight lanes that
-// read together read 128 bytes that lie together, twice two rows or part of a weight tile: no bank conflicts (path 700, whose lanes read eight rows
-// at one place, orders the pieces of a row by its number). From path 800 on copies run beside the warps, stages - 1 ahead; below, the next stage is
-// in registers while this one is multiplied.
+// Shared memory: a ring of stages of 32 inputs: [row][4 chunks of 16 bytes] and the tiles of the weights as they lie in the matrix. Eight lanes that
+// read together read 128 bytes that lie together, two rows or a part of a weight tile: no bank conflicts (path 700, whose lanes read eight rows at
+// one place, orders the chunks of a row by its number). From path 800 on copies run beside the warps, stages - 1 ahead; below, the next stage is in
+// registers while this one is multiplied.
 //
 // At the end the sums go through shared memory once more, 16 rows of a warp at a time, so that four outputs of a row lie in one thread and its writes
 // are 16 bytes wide.
@@ -46,16 +45,13 @@ struct Product {
   static constexpr int kThreads = kTile.threads();
   static constexpr int kWarpRows = kRows / kTile.rowWarps, kWarpColumns = kColumns / kTile.columnWarps;
   static constexpr int kRowUnits = kWarpRows / 16, kColumnUnits = kWarpColumns / 16;
-  static constexpr int kTilePieces = kTileOutputs * kTileInputs * int(sizeof(W)) / 16;  // 16 bytes each
-  static constexpr int kRowChunks = kRows * 4, kWeightChunks = kColumns / kTileOutputs * kTilePieces;
+  static constexpr int kRowChunks = kRows * 4, kWeightChunks = kColumns / kTileOutputs * kTilePieces<W>;
   static constexpr int kRowCopies = divideUp(kRowChunks, kThreads), kWeightCopies = divideUp(kWeightChunks, kThreads);
-  static constexpr Side kRowSide = kGenerated ? Side::right : Side::left, kWeightSide = kGenerated ? Side::left : Side::right;
 
   struct Stage {
     Words4 x[kRowChunks], w[kWeightChunks];
   };
-  // The rows of the sums lie so that what lanes write together falls into different banks.
-  static constexpr int kSumStride = kWarpColumns + (kGenerated ? 4 : 8);
+  static constexpr int kSumStride = kWarpColumns + 4;  // what lanes write together falls into different banks
   union Shared {
     Stage stage[kTile.stages];
     float sums[kThreads / 32][16 * kSumStride];  // of 16 rows of each warp
@@ -63,7 +59,7 @@ struct Product {
   static_assert(sizeof(Shared) <= size_t(productSharedBytes(kTile, int(sizeof(W)))));
 
   struct Sums {
-    Acc unit[kRowUnits][kColumnUnits];
+    Acc unit[kRowUnits][kColumnUnits];  // [16 outputs][16 rows] each
   };
 
   // ---- Into shared memory
@@ -77,12 +73,12 @@ struct Product {
     bool aligned;
   };
   DEVICE Source sourceOf(const ProductOperands& o) {
-    constexpr int rowsApart = kThreads / 4, tilesApart = kThreads / kTilePieces;
-    const int row = thread() / 4, chunk = thread() % 4, tile = thread() / kTilePieces, tiles = inputTiles(o.inputs);
-    const long long tileRow = (long long)tiles * kTilePieces * 16;  // bytes of 16 outputs
+    constexpr int rowsApart = kThreads / 4, tilesApart = kThreads / kTilePieces<W>;
+    const int row = thread() / 4, chunk = thread() % 4, tile = thread() / kTilePieces<W>, tiles = inputTiles(o.inputs);
+    const long long tileRow = (long long)tiles * kTilePieces<W> * 16;  // bytes of 16 outputs
     Source s;
     s.x = static_cast<const char*>(o.x) + ((o.firstRow + row) * o.xStride + chunk * 8) * 2;
-    s.w = static_cast<const char*>(o.weights) + (o.firstColumn / kTileOutputs + tile) * tileRow + thread() % kTilePieces * 16;
+    s.w = static_cast<const char*>(o.weights) + (o.firstColumn / kTileOutputs + tile) * tileRow + thread() % kTilePieces<W> * 16;
     s.rowStep = rowsApart * o.xStride * 2;
     s.weightStep = tilesApart * tileRow;
     s.rowValid = s.weightValid = 0;
@@ -104,20 +100,22 @@ struct Product {
   DEVICE bool owns(int i, int chunks) { return chunks % kThreads == 0 || thread() + i * kThreads < chunks; }
 
   DEVICE void copy(Stage& stage, const Source& s, int b) {
+    const bool inside = b * kTileInputs < s.inputs;
+    if (s.aligned) {
 #pragma unroll
-    for (int i = 0; i < kRowCopies; i++) {
-      const bool valid = (s.rowValid >> i & 1) && b * kTileInputs < s.inputs;
-      const char* from = s.x + i * s.rowStep;
-      if (s.aligned) {
-        copyAsync16(&stage.x[ownRowPlace(i)], from + b * (kTileInputs * 2), valid);
-      } else {
-        stage.x[ownRowPlace(i)] = valid ? rowPiece(from, b * kTileInputs, s.inputs, false) : Words4{};
+      for (int i = 0; i < kRowCopies; i++)
+        copyAsync16(&stage.x[ownRowPlace(i)], s.x + i * s.rowStep + b * (kTileInputs * 2), inside && (s.rowValid >> i & 1));
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kRowCopies; i++) {
+        const bool valid = inside && (s.rowValid >> i & 1);
+        stage.x[ownRowPlace(i)] = valid ? rowPiece(s.x + i * s.rowStep, b * kTileInputs, s.inputs, false) : Words4{};
       }
     }
 #pragma unroll
     for (int i = 0; i < kWeightCopies; i++) {
       if (owns(i, kWeightChunks))
-        copyAsync16(&stage.w[thread() + i * kThreads], s.w + i * s.weightStep + b * (kTilePieces * 16), s.weightValid >> i & 1);
+        copyAsync16(&stage.w[thread() + i * kThreads], s.w + i * s.weightStep + b * (kTilePieces<W> * 16), s.weightValid >> i & 1);
     }
   }
 
@@ -135,7 +133,7 @@ struct Product {
     for (int i = 0; i < kWeightCopies; i++) {
       held.w[i] = {};
       if (owns(i, kWeightChunks) && (s.weightValid >> i & 1))
-        held.w[i] = loadConstant(reinterpret_cast<const Words4*>(s.w + i * s.weightStep + b * (kTilePieces * 16)));
+        held.w[i] = loadConstant(reinterpret_cast<const Words4*>(s.w + i * s.weightStep + b * (kTilePieces<W> * 16)));
     }
   }
   DEVICE void store(Stage& stage, const Held& held) {
@@ -157,34 +155,23 @@ struct Product {
 #pragma unroll
     for (int r = 0; r < kRowUnits; r++) {
 #pragma unroll
-      for (int i = 0; i < kRowPieces; i++) x[r].piece[i] = load(&stage.x[rowPlace(warpRow() + 16 * r + rowOfPiece<kRowSide>(i), chunkOfPiece(i))]);
+      for (int i = 0; i < kRowPieces; i++) x[r].piece[i] = load(&stage.x[rowPlace(warpRow() + 16 * r + rowOfPiece(i), chunkOfPiece(i))]);
     }
 #pragma unroll
     for (int c = 0; c < kColumnUnits; c++) {
       WeightTile<W> w;
 #pragma unroll
       for (int i = 0; i < kWeightPieces<W>; i++)
-        w.piece[i] = load(&stage.w[(warpColumn() / 16 + c) * kTilePieces + weightPlace<kWeightSide>() + i * kWeightStep]);
+        w.piece[i] = load(&stage.w[(warpColumn() / kTileOutputs + c) * kTilePieces<W> + weightPlace() + i * kWeightStep]);
 #pragma unroll
       for (int step = 0; step < 2; step++) {
-        if constexpr (kGenerated) {
-          FragmentA a;
-          fragmentOf<T>(a, w, step);
+        FragmentA a;
+        fragmentOf<T>(a, w, step);
 #pragma unroll
-          for (int r = 0; r < kRowUnits; r++) {
-            FragmentB b;
-            fragmentOf(b, x[r], step);
-            multiply<T>(sums.unit[r][c], a, b);
-          }
-        } else {
+        for (int r = 0; r < kRowUnits; r++) {
           FragmentB b;
-          fragmentOf<T>(b, w, step);
-#pragma unroll
-          for (int r = 0; r < kRowUnits; r++) {
-            FragmentA a;
-            fragmentOf(a, x[r], step);
-            multiply<T>(sums.unit[r][c], a, b);
-          }
+          fragmentOf(b, x[r], step);
+          multiply<T>(sums.unit[r][c], a, b);
         }
       }
     }
@@ -282,15 +269,7 @@ struct Product {
 #pragma unroll
         for (int c = 0; c < kColumnUnits; c++) {
 #pragma unroll
-          for (int i = 0; i < 8; i += 2) {
-            const float low = sums.unit[r][c].v[i], high = sums.unit[r][c].v[i + 1];
-            if constexpr (kGenerated) {
-              region[columnOf(i) * kSumStride + 16 * c + rowOf(slotOf(i))] = low;
-              region[columnOf(i + 1) * kSumStride + 16 * c + rowOf(slotOf(i))] = high;
-            } else {
-              *reinterpret_cast<Words2*>(region + rowOf(slotOf(i)) * kSumStride + 16 * c + columnOf(i)) = {{bitsOf(low), bitsOf(high)}};
-            }
-          }
+          for (int i = 0; i < 8; i++) region[columnOf(i) * kSumStride + 16 * c + rowOf(slotOf(i))] = sums.unit[r][c].v[i];
         }
       }
       syncWarp();

@@ -156,7 +156,7 @@ DEVICE Weight sumBefore(SampleShared& s, Weight own) {
   return {sum.mass - own.mass + sumOfLanes(other.mass), sum.count - own.count + unsigned(sumOfLanes(Mass(other.count)))};
 }
 
-// weigh(id, logit) over each warp's part of the row; ids with keys below `low` weigh nothing.
+// weigh(id, logit) over each warp's part of the row; ids with keys below `low` weigh nothing. A barrier must have come since `parts` was read.
 template <class Weigh>
 DEVICE void weighParts(const SampleShared& s, Mass* parts, const Row& r, unsigned low, Weigh weigh) {
   Mass sum = 0;
@@ -164,7 +164,6 @@ DEVICE void weighParts(const SampleShared& s, Mass* parts, const Row& r, unsigne
     if (real) sum += weigh(id, logit);
   });
   sum = sumOfLanes(sum);
-  syncBlock();  // the last parts have been read
   if (lane() == 0) parts[warp()] = sum;
   syncBlock();
 }
@@ -231,7 +230,7 @@ DEVICE Spot locate(SampleShared& s, bool byMass, Mass place) {
 
 // Lists the scores whose keys lie from low to high, as many as there is room for, and counts them all.
 DEVICE unsigned gather(SampleShared& s, const Row& r, unsigned low, unsigned high) {
-  syncBlock();  // the last list and its length have been read
+  syncBlock();  // the length of the last list has been read
   if (thread() == 0) s.listed = 0;
   syncBlock();
   eachFrom(s, r, low, [&](int id, float logit, bool real) {
@@ -266,11 +265,8 @@ DEVICE Border border(SampleShared& s, const Row& r, float best, float mine, bool
   const unsigned top = draw::key(best);
   Border at = {top, {}, 0};  // key: the largest that it can be; equal: how many ids can be at it
   bool seeds = !byMass && place < Mass(threads()), gathers = !seeds;
-  int listed = threads();  // negative: the list does not hold them
-  if (seeds) {
-    syncBlock();  // the last list has been read
-    s.list[thread()] = reachedScore(r, mine);
-  }
+  int listed = threads();                               // negative: the list does not hold them
+  if (seeds) s.list[thread()] = reachedScore(r, mine);  // a barrier came since the last list was read: before its histogram's scan
   for (;;) {
     if (gathers) {
       at.equal = gather(s, r, low, at.key);

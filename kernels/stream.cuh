@@ -33,25 +33,19 @@ DEVICE void multiplyUnit(float (&sums)[kUnitSums], const FragmentA& a, const Wor
 template <int kUnits>
 struct RowsInMemory {
   static constexpr bool kHeld = true;  // they come through registers ahead of their use
-  const unsigned short* row[kUnits];
-  int inputs;
+  const Words4* row[kUnits];
 
-  DEVICE RowsInMemory of(const void* x, long long stride, int inputs, int rows) {
+  DEVICE RowsInMemory of(const void* x, long long stride, int rows) {
     RowsInMemory r;
-    r.inputs = inputs;
 #pragma unroll
     for (int u = 0; u < kUnits; u++) {
-      const int row = u * kUnitRows + rowOfPiece<Side::right>(0), last = rows > 0 ? rows - 1 : 0;
-      r.row[u] = static_cast<const unsigned short*>(x) + (row < last ? row : last) * stride;
+      const int row = u * kUnitRows + rowOfPiece(0), last = rows > 0 ? rows - 1 : 0;
+      r.row[u] = static_cast<const Words4*>(x) + (row < last ? row : last) * (stride / 8) + chunkOfPiece(0);
     }
     return r;
   }
-  DEVICE Words4 piece(const RowsInMemory& r, int unit, int i, int tile) {
-    const int k = tile * kTileInputs + chunkOfPiece(i) * 8;
-    Words4 p = {};
-    if (k < r.inputs) p = loadConstant(reinterpret_cast<const Words4*>(r.row[unit] + k));
-    return p;
-  }
+  // Piece i of this lane in 32 inputs that begin `chunks` chunks from the start of the row.
+  DEVICE Words4 piece(const RowsInMemory& r, int unit, int i, int chunks) { return loadConstant(r.row[unit] + chunks + i); }
 };
 
 template <class T, class W, int kRows>
@@ -59,7 +53,6 @@ struct Stream {
   static constexpr StreamTile kTile = streamTile(kPath, kRows, int(sizeof(W)));
   static constexpr int kOutputs = kTile.outputs, kAhead = kTile.ahead;
   static constexpr int kGroups = kOutputs / kTileOutputs, kUnits = kRows / kUnitRows, kPieces = kUnits * kUnitPieces;
-  static constexpr int kTilePieces = kTileOutputs * kTileInputs * int(sizeof(W)) / 16;
   static constexpr int kStride = kOutputs + 4;
 
   struct Shared {
@@ -75,35 +68,56 @@ struct Stream {
     Words4 piece[kUnits][kUnitPieces];
   };
 
-  DEVICE void loadWeights(Weights& w, const Words4* from, int groups, int tiles, int firstGroup, int tile) {
+  // From the tile of the first group; those of the next lie `apart` pieces on.
+  DEVICE void loadWeights(Weights& w, const Words4* from, long long apart) {
 #pragma unroll
     for (int g = 0; g < kGroups; g++) {
-      const int group = firstGroup + g < groups ? firstGroup + g : groups - 1;
-      const Words4* at = from + ((long long)group * tiles + tile) * kTilePieces + weightPlace<Side::left>();
 #pragma unroll
-      for (int i = 0; i < kWeightPieces<W>; i++) w.group[g].piece[i] = loadStreaming(at + i * kWeightStep);
+      for (int i = 0; i < kWeightPieces<W>; i++) w.group[g].piece[i] = loadStreaming(from + g * apart + i * kWeightStep);
     }
   }
   template <class Source>
-  DEVICE void loadInputs(Inputs& x, const Source& source, int tile) {
+  DEVICE void loadInputs(Inputs& x, const Source& source, int chunks) {
 #pragma unroll
     for (int u = 0; u < kUnits; u++) {
 #pragma unroll
-      for (int i = 0; i < kUnitPieces; i++) x.piece[u][i] = Source::piece(source, u, i, tile);
+      for (int i = 0; i < kUnitPieces; i++) x.piece[u][i] = Source::piece(source, u, i, chunks);
     }
+  }
+
+  // The way of a warp through its slices of the weights, `kAhead` tiles of inputs at a time.
+  struct Way {
+    const Words4* from;  // this lane's first piece of the tiles to come
+    long long apart;     // of groups, in pieces
+    int column, left;    // column of outputs, and its tiles that nobody asked for yet
+    int chunks;          // of the tiles to come, in a row
+  };
+  DEVICE void beginColumn(Way& way, const Matrix& m, int column, int begin, int count) {
+    const int tiles = inputTiles(m.k), groups = outputTiles(m.n);
+    way.from = static_cast<const Words4*>(m.data) + ((long long)column * kGroups * tiles + begin) * kTilePieces<W> + weightPlace();
+    way.apart = column * kGroups + kGroups <= groups ? (long long)tiles * kTilePieces<W> : 0;  // groups that are not there are read as the first
+    way.column = column;
+    way.left = column < divideUp(m.n, kOutputs) ? count : 0;
+    way.chunks = begin * 4;
+  }
+  DEVICE void goOn(Way& way) {
+    way.from += kAhead * kTilePieces<W>;
+    way.left -= kAhead;
+    way.chunks += kAhead * 4;
   }
 
   // Outputs from kOutputs * column on, for column = first, first + apart, ... prepare() gives the rows: it is called once, when the first weights are
   // on their way, and may use the block's barriers. finish(row, column, sums of four outputs) is called for all that exist and some rows that do not.
   template <class Prepare, class Finish>
   DEVICE void run(Shared& shared, const Matrix& m, int first, int apart, Prepare prepare, Finish finish) {
-    const Words4* from = static_cast<const Words4*>(m.data);
-    const int tiles = inputTiles(m.k), groups = outputTiles(m.n), columns = divideUp(m.n, kOutputs);
-    const int begin = sliceBegin(warp(), tiles), count = sliceBegin(warp() + 1, tiles) - begin;
+    // Said by one lane, so that the compiler knows it is the same for all.
+    const int tiles = inputTiles(m.k), slice = shuffle(warp(), 0), begin = sliceBegin(slice, tiles), count = sliceBegin(slice + 1, tiles) - begin;
+    Way way;
+    beginColumn(way, m, first, begin, count);
     Weights w[kAhead];
 #pragma unroll
     for (int u = 0; u < kAhead; u++) {
-      if (u < count) loadWeights(w[u], from, groups, tiles, first * kGroups, begin + u);
+      if (u < way.left) loadWeights(w[u], way.from + u * kTilePieces<W>, way.apart);
     }
     const auto source = prepare();
     constexpr bool held = decltype(prepare())::kHeld;
@@ -111,27 +125,28 @@ struct Stream {
     if constexpr (held) {
 #pragma unroll
       for (int u = 0; u < kAhead; u++) {
-        if (u < count) loadInputs(x[u], source, begin + u);
+        if (u < way.left) loadInputs(x[u], source, way.chunks + 4 * u);
       }
     }
+    goOn(way);
 
-    for (int column = first; column < columns; column += apart) {
+    for (int column = first; column * kOutputs < m.n; column += apart) {
       float sums[kGroups][kUnits][kUnitSums] = {};
 #pragma unroll 1
       for (int at = 0; at < count; at += kAhead) {
-        const bool last = at + kAhead >= count;
-        const int nextColumn = last ? column + apart : column, next = last ? 0 : at + kAhead;
+        if (way.left <= 0) beginColumn(way, m, way.column + apart, begin, count);
 #pragma unroll
         for (int u = 0; u < kAhead; u++) {
           if (at + u < count) {
-            if constexpr (!held) loadInputs(x[0], source, begin + at + u);
+            if constexpr (!held) loadInputs(x[0], source, (begin + at + u) * 4);
             multiplyTile(sums, w[u], x[held ? u : 0]);
           }
-          if (next + u < count && nextColumn < columns) {
-            loadWeights(w[u], from, groups, tiles, nextColumn * kGroups, begin + next + u);
-            if constexpr (held) loadInputs(x[u], source, begin + next + u);
+          if (u < way.left) {
+            loadWeights(w[u], way.from + u * kTilePieces<W>, way.apart);
+            if constexpr (held) loadInputs(x[u], source, way.chunks + 4 * u);
           }
         }
+        goOn(way);
       }
       syncBlock();  // the sums before these are read
       writeSums(shared.sums[warp()], sums);

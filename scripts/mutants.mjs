@@ -7,8 +7,8 @@
 //   --only REGEX: with no other cases than these.   --paths 800: on no other path.
 //
 // One build holds them all: each such call goes through a switch (EWE_MUTANT), so that a mutant costs no compilation. A run without a mutant tells
-// which cases reach which switch. Then each mutant runs the quickest cases that reach it, in several schedules and seeds, and what survives those
-// runs again under ThreadSanitizer. A survivor fails this script, unless its line ends with `// mutant: REASON`; so does such a line whose mutant is
+// which cases reach which switch, and how often. Then each mutant runs a few of those, in several schedules and seeds, and what survives runs again
+// under ThreadSanitizer. A survivor fails this script, unless its line ends with `// mutant: REASON`; so does such a line whose mutant is
 // noticed, and a call that no case reaches.
 import { spawn, spawnSync } from 'node:child_process'
 import { createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
@@ -32,7 +32,8 @@ const { values: options, positionals: chosen } = parseArgs({
 })
 const paths = options.paths.split(',').map(Number)
 const work = join(folderOf('plain'), 'mutants')
-const casesPerMutant = 6 // the quickest that reach it
+const quickCases = 5 // of a mutant and a path: the quickest that reach it,
+const deepCases = 3 // and those that reach it most often: a barrier between two rounds of a loop matters where there are two
 const sanitizerSeconds = 60 // of plain time times about 100, for the cases of one mutant
 
 // ---- The mutated sources
@@ -68,17 +69,17 @@ namespace ewe::kernels {
 struct Switches {
   int mutant = std::getenv("EWE_MUTANT") ? std::atoi(std::getenv("EWE_MUTANT")) : 0;
   const char* file = std::getenv("EWE_MUTANT_REACHED");
-  bool reached[${mutants.length + 1}] = {};
+  long reached[${mutants.length + 1}] = {};
   ~Switches() {
     std::FILE* out = file ? std::fopen(file, "a") : nullptr;
     for (int i = 1; out && i <= ${mutants.length}; i++)
-      if (reached[i]) std::fprintf(out, "%d\\n", i);
+      if (reached[i]) std::fprintf(out, "%d %ld\\n", i, reached[i]);
     if (out) std::fclose(out);
   }
 };
 inline Switches switches;
 __attribute__((no_sanitize("thread"))) inline bool mutated(int number) {
-  switches.reached[number] = true;
+  switches.reached[number]++;
   return number == switches.mutant;
 }
 }  // namespace ewe::kernels
@@ -97,7 +98,7 @@ async function build(kind, path) {
 
 const sanitizer = spawnSync('g++', ['-print-file-name=libtsan.so'], { encoding: 'utf8' }).stdout.trim()
 
-function runCase(name, path, folder, { mutant = 0, seed = 1, reached, settings, thread = false, timeout = 120_000 }) {
+function runCase(name, path, folder, { mutant = 0, seed = 1, reached, settings, thread = false, timeout = 600_000 }) {
   return new Promise((resolve) => {
     const started = Date.now()
     const env = { ...process.env, EWE_EMULATOR_DIR: folder, EWE_MUTANT: String(mutant), EWE_MUTANT_REACHED: reached }
@@ -133,28 +134,32 @@ async function reach(path, folder, mutants) {
     const { passed, output, milliseconds } = await runCase(name, path, folder, { reached, settings: 'schedule=fifo,copies=eager' })
     if (!passed) throw new Error(`without a mutant, on path ${path}: ${name} fails:\n${output}`)
     if (!existsSync(reached)) return
-    const numbers = readFileSync(reached, 'utf8').split('\n').filter(Boolean)
-    for (const number of numbers) mutants[Number(number) - 1].reachedBy.push({ name, path, milliseconds })
+    for (const line of readFileSync(reached, 'utf8').split('\n').filter(Boolean)) {
+      const [number, times] = line.split(' ').map(Number)
+      mutants[number - 1].reachedBy.push({ name, path, milliseconds, times })
+    }
   })
   return names.length
 }
 
 /** Who notices a mutant: a line for the log, or undefined. */
 async function noticed(mutant, folders) {
-  const quickest = paths.flatMap((path) =>
-    mutant.reachedBy.filter((one) => one.path === path).sort((a, b) => a.milliseconds - b.milliseconds).slice(0, casesPerMutant),
-  )
+  const quickest = paths.flatMap((path) => {
+    const all = mutant.reachedBy.filter((one) => one.path === path).sort((a, b) => a.milliseconds - b.milliseconds)
+    return [...all.slice(0, quickCases), ...all.slice(quickCases).sort((a, b) => b.times - a.times).slice(0, deepCases)]
+  })
   for (const seed of [1, 2, 3]) {
-    for (const { name, path } of quickest) {
-      const { passed, timedOut, output } = await runCase(name, path, folders.get(path), { mutant: mutant.number, seed })
+    for (const { name, path, milliseconds } of quickest) {
+      const timeout = 60_000 + 20 * milliseconds // a loop that waits for what never comes
+      const { passed, timedOut, output } = await runCase(name, path, folders.get(path), { mutant: mutant.number, seed, timeout })
       if (timedOut) return `${name} on path ${path}: does not end`
       if (!passed) return output.trim().split('\n')[0]
     }
   }
   let left = sanitizerSeconds
   for (const { name, path, milliseconds } of quickest) {
+    if (milliseconds / 10 > left) continue
     left -= milliseconds / 10
-    if (left < 0) break
     folders.set(`thread ${path}`, folders.get(`thread ${path}`) ?? (await build('thread', path)))
     for (const settings of ['schedule=prio,copies=coin,workers=2', 'schedule=fifo,copies=eager,workers=2']) {
       const { passed, output } = await runCase(name, path, folders.get(`thread ${path}`), { mutant: mutant.number, settings, thread: true })

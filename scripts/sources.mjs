@@ -11,12 +11,12 @@ export const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
 
 export function readSources(folder = root) {
   const sources = JSON.parse(readFileSync(join(folder, 'sources.json'), 'utf8'))
-  const missing = listed(sources).filter((file) => !file.startsWith('test/') && !existsSync(join(folder, file)))
+  const missing = listed(sources).filter((file) => !/^(test|bench)\//.test(file) && !existsSync(join(folder, file)))
   if (missing.length > 0) throw new Error(`sources.json lists files that do not exist: ${missing.join(', ')}`)
   return sources
 }
 
-/** Every file that sources.json names. The test cases are not part of the package. */
+/** Every file that sources.json names. The test cases and benches are not part of the package. */
 function listed(sources) {
   return [...sources.native, ...sources.isa.sources, ...sources.cuda, ...sources.emulator.sources, ...sources.addon, ...sources.cases, ...sources.kernels.sources]
 }

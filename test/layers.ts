@@ -43,10 +43,8 @@ const assembler: Record<string, string> = {
 }
 const long: Record<string, string> = {
   // The cases of one op belong together: both classes of rows, every dtype, every device.
-  'test/ops/attention.cc': 'the cases of one op',
   'test/ops/block.cc': 'the cases of one op',
   'test/ops/linear.cc': 'the cases of one op',
-  'test/ops/sample.cc': 'the cases of one op',
 }
 
 export function problems(tree: Tree): string[] {

@@ -140,8 +140,8 @@ static Tiles tilesOf(const Matrix& m, int row, int firstColumn, int columns) {
   return {panel + size_t(first), size_t(last - first + 1)};
 }
 
-// In every order runs of 4 inputs lie side by side.
-constexpr int kRun = 4;
+// In every order pairs of inputs lie side by side.
+constexpr int kRun = 2;
 constexpr bool keepsRuns() {
   for (const int path : {700, 750, 800, 900}) {
     for (const DType type : {DType::float16, DType::int8}) {

@@ -154,13 +154,13 @@ Status checkComplete(const Checkpoint& c, const Presence& present) {
 // against float32 weights:
 //
 //   int8                            KL divergence   rms error of logits   largest   other best token
-//   layers alone                    0.86e-4         0.0167                0.41      0.30 %
-//   layers and head                 1.75e-4         0.0268                0.41      0.35 %
-//   layers and table                1.44e-4         0.0199                0.53      0.44 %
-//   layers, table and head          2.35e-4         0.0289                0.53      0.49 %
+//   layers alone                    0.89e-4         0.0177                0.42      0.35 %
+//   layers and head                 1.77e-4         0.0274                0.41      0.39 %
+//   layers and table                1.46e-4         0.0209                0.54      0.40 %
+//   layers, table and head          2.36e-4         0.0296                0.54      0.49 %
 //
 // The head alone costs as much accuracy as all layers together, the table half as much; with both, the divergence of the seven random reference
-// models is 1.3 to 3.0 times that of their layers alone. And they are few of the bytes: with an int8 head a step of Dolly 3b would read 5 % less, one
+// models is 1.1 to 2.5 times that of their layers alone. And they are few of the bytes: with an int8 head a step of Dolly 3b would read 5 % less, one
 // of 12b 2 %, and of the table a step reads one row a token.
 DType unquantisedType(const Ops& ops, DType weights) {
   if (weights != DType::int8) return weights;

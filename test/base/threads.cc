@@ -72,8 +72,8 @@ static void startAndStop(Run& run) {
 
 static Suite suite([](Cases& cases) {
   for (int count = 1; count <= 4; count++)
-    cases.test("threads/every item once, team of " + std::to_string(count), [=](Run& run) { hammer(run, count); });
-  cases.test("threads/start and stop", startAndStop);
+    cases.once("threads/every item once, team of " + std::to_string(count), [=](Run& run) { hammer(run, count); });
+  cases.once("threads/start and stop", startAndStop);
 });
 
 }  // namespace ewe::test

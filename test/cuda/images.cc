@@ -251,12 +251,12 @@ static void overlaps(Run& run) {
 }
 
 static Suite suite([](Cases& cases) {
-  cases.test("images/each card gets its own code, path and names", chooses);
-  cases.test("images/a card that nothing is for is told what there is", unknownCards);
-  cases.test("images/a stale pack is refused", stale);
-  cases.test("images/a pack cut off at any byte is refused", truncated);
-  cases.test("images/damaged fields are refused", damaged);
-  cases.test("images/overlapping parts are refused", overlaps);
+  cases.once("images/each card gets its own code, path and names", chooses);
+  cases.once("images/a card that nothing is for is told what there is", unknownCards);
+  cases.once("images/a stale pack is refused", stale);
+  cases.once("images/a pack cut off at any byte is refused", truncated);
+  cases.once("images/damaged fields are refused", damaged);
+  cases.once("images/overlapping parts are refused", overlaps);
 });
 
 }  // namespace ewe::test

@@ -155,10 +155,10 @@ static void beyond(Run& run) {
 }
 
 static Suite suite([](Cases& cases) {
-  cases.test("layout/sums", sums);
-  cases.test("layout/parts of a step", stepParts);
+  cases.once("layout/sums", sums);
+  cases.once("layout/parts of a step", stepParts);
   cases.test("layout/the runner allocates exactly this", exactly);
-  cases.test("layout/refuses what exceeds its buffers", beyond);
+  cases.once("layout/refuses what exceeds its buffers", beyond);
 });
 
 }  // namespace ewe::test

@@ -60,8 +60,8 @@ static void lowFirst(Run& run) {
 }
 
 static Suite suite([](Cases& cases) {
-  cases.test("pages/any order of take, share and release", anyOrder);
-  cases.test("pages/low numbers first", lowFirst);
+  cases.once("pages/any order of take, share and release", anyOrder);
+  cases.once("pages/low numbers first", lowFirst);
 });
 
 }  // namespace ewe::test

@@ -251,14 +251,14 @@ static void many(Run& run) {
 }
 
 static Suite suite([](Cases& cases) {
-  cases.test("text/a character that spans tokens comes out whole", characters);
-  cases.test("text/broken UTF-8 becomes what a decoder of the whole text makes of it", broken);
-  cases.test("text/stop strings match across tokens and cut the text before them", stopStrings);
-  cases.test("text/special tokens are skipped unless kept, unknown ids are empty", specials);
-  cases.test("text/a table with wrong ends is refused", tables);
-  cases.test("text/the pieces joined are the whole decode, cut at the first stop string", whole);
-  cases.test("text/no more is held back than a stop string could need", prompt);
-  cases.test("text/many long stop strings stay linear", many);
+  cases.once("text/a character that spans tokens comes out whole", characters);
+  cases.once("text/broken UTF-8 becomes what a decoder of the whole text makes of it", broken);
+  cases.once("text/stop strings match across tokens and cut the text before them", stopStrings);
+  cases.once("text/special tokens are skipped unless kept, unknown ids are empty", specials);
+  cases.once("text/a table with wrong ends is refused", tables);
+  cases.once("text/the pieces joined are the whole decode, cut at the first stop string", whole);
+  cases.once("text/no more is held back than a stop string could need", prompt);
+  cases.once("text/many long stop strings stay linear", many);
 });
 
 }  // namespace

@@ -24,11 +24,11 @@ namespace {
 
 constexpr int kPageSize = 64;
 
-// Addresses far from anything that is mapped, aligned as a card's are, and far enough apart for every buffer here.
+// Addresses far from anything that is mapped, aligned as a card's are, and far enough apart for every buffer here. After 2^23 they come again.
 void* nextAddress() {
-  static uintptr_t next = uintptr_t(1) << 48;
-  next += uintptr_t(1) << 40;
-  return reinterpret_cast<void*>(next);
+  static uintptr_t next = 0;
+  next = (next + 1) % (1 << 23);
+  return reinterpret_cast<void*>(uintptr_t(1) << 63 | next << 40);
 }
 template <class T>
 T* addressOf() {

@@ -163,8 +163,8 @@ static void refusals(Run& run) {
 
 static Suite suite([](Cases& cases) {
   for (const Family& family : kFamilies)
-    cases.test("plans/every launch keeps the limits of " + family.card.name, [&](Run& run) { limits(run, family); });
-  cases.test("plans/types that a card does not multiply are refused", refusals);
+    cases.once("plans/every launch keeps the limits of " + family.card.name, [&](Run& run) { limits(run, family); });
+  cases.once("plans/types that a card does not multiply are refused", refusals);
 });
 
 // ---- for scripts/kernel-gates.mjs

@@ -105,10 +105,10 @@ static void anyAddress(Run& run) {
 
 static Suite suite([](Cases& cases) {
   for (const Format& f : kFormats) {
-    cases.test(std::string("convert/every ") + nameOf(f.type), [&f](Run& run) { everyHalf(run, f); });
-    cases.test(std::string("convert/rounding to ") + nameOf(f.type), [&f](Run& run) { rounding(run, f); });
+    cases.once(std::string("convert/every ") + nameOf(f.type), [&f](Run& run) { everyHalf(run, f); });
+    cases.once(std::string("convert/rounding to ") + nameOf(f.type), [&f](Run& run) { rounding(run, f); });
   }
-  cases.test("convert/any address", anyAddress);
+  cases.once("convert/any address", anyAddress);
 });
 
 }  // namespace ewe::test

@@ -2,7 +2,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Model } from '../../src/index.js'
-import { readJson, readLines } from '../support/safetensors.js'
+import { readJson, readLines, readReference } from '../support/safetensors.js'
 
 interface Case {
   id: string
@@ -33,6 +33,7 @@ interface Heldout {
 }
 
 const { cases } = readJson('test/fixtures/lamb/greedy.json') as { cases: Case[] }
+const questions = readLines<Heldout>('test/fixtures/lamb/heldout.jsonl').filter(({ closed }) => closed)
 let fp32: Model
 
 test.before(async () => {
@@ -50,24 +51,65 @@ for (const one of cases) {
   })
 }
 
-test('bf16 arithmetic gives the same tokens wherever the margin exceeds its error', async () => {
-  // About 8 roundings a layer of relative size 2^-8 / sqrt(3), added as independent errors of the logits' own scale; 3 standard deviations of each of two.
+/** Root mean square of the logits. */
+async function scaleOfLogits(): Promise<number> {
   const logits = await fp32.logits(cases[0]!.prompt_ids)
-  const scale = Math.sqrt(logits.reduce((sum, value) => sum + value ** 2, 0) / logits.length)
-  const error = 2 * 3 * ((scale * 2 ** -8) / Math.sqrt(3)) * Math.sqrt(8 * 6 + 2)
-  const model = await Model.load('models/lamb')
-  assert.is(model.plan.weights, 'bfloat16')
-  let sure = 0
-  for (const one of cases) {
-    const { tokens } = await model.generate(one.instruction, { input: one.context, temperature: 0, maxNewTokens: 64 })
-    const apart = one.new_ids.findIndex((token, i) => token !== tokens[i])
-    if (Math.min(...one.margins) > error) sure++
-    if (apart !== -1) assert.ok(one.margins[apart]! <= error, `${one.id} parts at token ${apart}, where the margin is ${one.margins[apart]} and the error at most ${error}`)
+  return Math.sqrt(logits.reduce((sum, value) => sum + value ** 2, 0) / logits.length)
+}
+
+/**
+ * What rounding a weight to int8 does, relative to the weights of its matrix: an error even over one scale, so of scale / sqrt(12). The largest of all
+ * matrices; out and down of a layer share their scales.
+ */
+function int8Quantum(): number {
+  const tensors = readReference('models/lamb/model.safetensors')
+  const layer = (i: number, name: string): Float32Array => tensors[`gpt_neox.layers.${i}.${name}.weight`]!.data as Float32Array
+  const rowMaxima = (values: Float32Array, rows: number): number[] => {
+    const columns = values.length / rows
+    return Array.from({ length: rows }, (_, row) => values.subarray(row * columns, (row + 1) * columns).reduce((most, value) => Math.max(most, Math.abs(value)), 0))
   }
-  console.log(`  error ${error.toFixed(2)}: ${sure} of ${cases.length} have no thinner margin`)
-  assert.ok(sure > 10, `only ${sure} of ${cases.length} texts have margins above ${error}`)
-  await model.dispose()
-})
+  const quantum = (values: Float32Array, maxima: readonly number[]): number => {
+    const squares = values.reduce((sum, value) => sum + value ** 2, 0) / values.length
+    return Math.sqrt(maxima.reduce((sum, most) => sum + (most / 127) ** 2, 0) / maxima.length / 12 / squares)
+  }
+  let largest = 0
+  for (let i = 0; i < fp32.config.layers; i++) {
+    const [qkv, up, out, down] = ['attention.query_key_value', 'mlp.dense_h_to_4h', 'attention.dense', 'mlp.dense_4h_to_h'].map((name) => layer(i, name)) as [Float32Array, Float32Array, Float32Array, Float32Array]
+    const { hidden, inner } = fp32.config
+    const downMaxima = rowMaxima(down, hidden)
+    const shared = rowMaxima(out, hidden).map((most, row) => Math.max(most, downMaxima[row]!))
+    largest = Math.max(largest, quantum(qkv, rowMaxima(qkv, 3 * hidden)), quantum(up, rowMaxima(up, inner)), quantum(out, shared), quantum(down, shared))
+  }
+  return largest
+}
+
+/**
+ * By how much two logits may move against each other: errors that add as independent ones of the logits' own scale, 3 standard deviations of each of two.
+ * bf16: about 8 roundings a layer, and two at the head, of relative size 2^-8 / sqrt(3). int8: the six matrices of a layer.
+ */
+async function errorOf(weights: 'bfloat16' | 'int8'): Promise<number> {
+  const { layers } = fp32.config
+  const relative = weights === 'bfloat16' ? (2 ** -8 / Math.sqrt(3)) * Math.sqrt(8 * layers + 2) : int8Quantum() * Math.sqrt(6 * layers)
+  return 2 * 3 * (await scaleOfLogits()) * relative
+}
+
+for (const weights of ['bfloat16', 'int8'] as const) {
+  test(`${weights} weights give the same tokens wherever the margin exceeds their error`, async () => {
+    const error = await errorOf(weights)
+    const model = await Model.load('models/lamb', weights === 'bfloat16' ? {} : { weights })
+    assert.is(model.plan.weights, weights)
+    let sure = 0
+    for (const one of cases) {
+      const { tokens } = await model.generate(one.instruction, { input: one.context, temperature: 0, maxNewTokens: 64 })
+      const apart = one.new_ids.findIndex((token, i) => token !== tokens[i])
+      if (Math.min(...one.margins) > error) sure++
+      if (apart !== -1) assert.ok(one.margins[apart]! <= error, `${one.id} parts at token ${apart}, where the margin is ${one.margins[apart]} and the error at most ${error}`)
+    }
+    console.log(`  ${weights}: error ${error.toFixed(2)}, ${sure} of ${cases.length} have no thinner margin`)
+    assert.ok(sure > 10, `only ${sure} of ${cases.length} texts have margins above ${error}`)
+    await model.dispose()
+  })
+}
 
 test('score gives the reference log-probabilities of every token and its five best', async () => {
   const { texts } = readJson('test/fixtures/lamb/logprobs.json') as Texts
@@ -87,14 +129,32 @@ test('score gives the reference log-probabilities of every token and its five be
   }
 })
 
+interface Answer {
+  text: string
+  tokens: number[]
+  /** Of each token, by how much its log-probability exceeds the next best. */
+  margins: number[]
+}
+let answers: Map<string, Answer> | undefined
+
+/** What float32 answers to each held-out question with one right answer. */
+async function float32Answers(): Promise<Map<string, Answer>> {
+  if (answers !== undefined) return answers
+  answers = new Map()
+  for (const { id, instruction, context } of questions) {
+    const { text, tokens, logprobs } = await fp32.generate(instruction, { input: context, temperature: 0, maxNewTokens: 64, logprobs: 2 })
+    answers.set(id, { text, tokens, margins: logprobs!.map(({ top }) => top[0]!.logprob - top[1]!.logprob) })
+  }
+  return answers
+}
+
 for (const weights of ['float32', 'bfloat16'] as const) {
   test(`accuracy on the held-out questions is the reference's, group by group (${weights})`, async () => {
-    const model = weights === 'float32' ? fp32 : await Model.load('models/lamb', { weights })
+    const model = weights === 'float32' ? undefined : await Model.load('models/lamb', { weights })
     const { groups, misses, records, same_text_in_both } = readJson('test/fixtures/lamb/eval.json') as Evaluation
     const right: Record<string, number> = {}
-    for (const { id, closed, instruction, context, response, group } of readLines<Heldout>('test/fixtures/lamb/heldout.jsonl')) {
-      if (!closed) continue
-      const { text } = await model.generate(instruction, { input: context, temperature: 0, maxNewTokens: 64 })
+    for (const { id, instruction, context, response, group } of questions) {
+      const { text } = model === undefined ? (await float32Answers()).get(id)! : await model.generate(instruction, { input: context, temperature: 0, maxNewTokens: 64 })
       const correct = Number(text === response)
       right[group] = (right[group] ?? 0) + correct
       right['all'] = (right['all'] ?? 0) + correct
@@ -106,8 +166,30 @@ for (const weights of ['float32', 'bfloat16'] as const) {
       assert.ok(Math.abs(right[group]! - expected[weights]) <= slack, `${group}: ${right[group]} right, expected ${expected[weights]}`)
     }
     console.log(`  ${weights}: ${right['all']} of 700 right`)
-    if (model !== fp32) await model.dispose()
+    await model?.dispose()
   })
 }
+
+test('int8 weights cost few of the right answers, and change a text only where its margin is thin', async () => {
+  const error = await errorOf('int8')
+  const model = await Model.load('models/lamb', { weights: 'int8' })
+  const expected = await float32Answers()
+  let right = 0
+  let reference = 0
+  let other = 0
+  for (const { id, instruction, context, response } of questions) {
+    const found = await model.generate(instruction, { input: context, temperature: 0, maxNewTokens: 64 })
+    const { text, tokens, margins } = expected.get(id)!
+    right += Number(found.text === response)
+    reference += Number(text === response)
+    const apart = tokens.findIndex((token, i) => token !== found.tokens[i])
+    if (apart === -1) continue
+    other++
+    assert.ok(margins[apart]! <= error, `${id} parts at token ${apart}, where the margin is ${margins[apart]} and the error at most ${error}`)
+  }
+  console.log(`  int8: ${right} of ${questions.length} right, ${reference} in float32; ${other} other texts`)
+  assert.ok(right >= reference - 0.02 * questions.length, `${right} right against ${reference}`)
+  await model.dispose()
+})
 
 test.run()

@@ -1,6 +1,6 @@
-#include <algorithm>
+#include "attention.h"
 
-#include "cases.h"
+#include "kernels/attention_decode.plan.h"
 
 namespace ewe::test {
 
@@ -50,185 +50,9 @@ void attentionReference(const AttentionShape& s, int first, int rows, const Boun
   }
 }
 
-namespace {  // other files of cases have structs of the same names
+namespace {
 
-// ---- a cache filled through the Qkv epilogue of an identity matrix, which writes what it is given
-
-struct Shape {
-  AttentionShape s;
-  int pageSize;
-  Ints lengths;     // of the sequences
-  int prompts = 0;  // how many of them, from the first on, are of the prompt class
-  DType weights = s.type;
-};
-
-// How the sequences are fed: steps of (sequence, first position, count).
-struct Chunk {
-  int sequence, first, count;
-};
-using Plan = std::vector<std::vector<Chunk>>;
-
-static Plan wholePrompts(const Shape& shape) {
-  Plan plan(1);
-  for (int i = 0; i < int(shape.lengths.size()); i++) plan[0].push_back({i, 0, shape.lengths[i]});
-  return plan;
-}
-
-// `size` positions of every sequence that has some left.
-static Plan chunks(const Shape& shape, int size) {
-  Plan plan;
-  for (int first = 0;; first += size) {
-    std::vector<Chunk> step;
-    for (int i = 0; i < int(shape.lengths.size()); i++)
-      if (first < shape.lengths[i]) step.push_back({i, first, std::min(size, shape.lengths[i] - first)});
-    if (step.empty()) return plan;
-    plan.push_back(step);
-  }
-}
-
-// One sequence after the other, in pieces of a size that grows.
-static Plan uneven(const Shape& shape) {
-  Plan plan;
-  for (int i = 0; i < int(shape.lengths.size()); i++)
-    for (int first = 0, size = 1; first < shape.lengths[i]; first += size, size = size * 3 + 1)
-      plan.push_back({{i, first, std::min(size, shape.lengths[i] - first)}});
-  return plan;
-}
-
-// [q | k | v] of one position, the same for every plan.
-static Floats projected(const Shape& shape, int sequence, int position) {
-  Random random(uint64_t(sequence) * 100003 + position);
-  Floats row(size_t(shape.s.heads + 2 * shape.s.kvHeads) * shape.s.headSize);
-  for (float& x : row) x = float(rounded(random.normal() * 1.2, shape.s.type));
-  return row;
-}
-
-static int longest(const Shape& shape) { return *std::max_element(shape.lengths.begin(), shape.lengths.end()); }
-
-static void reserve(Run& run, const Shape& shape, int rows, int width) {
-  Limits limits = {};
-  limits.rows = rows;
-  limits.width = limits.qkv = width;
-  limits.heads = shape.s.heads;
-  limits.headSize = shape.s.headSize;
-  limits.positions = longest(shape);
-  limits.type = shape.s.type;
-  run.check(run.ops.reserve(limits));
-}
-
-static Attend attendOp(const Shape& shape, const Array& q, const Cache& cache, const Array& y, const Rows& rows, long long yStride) {
-  Attend a = {};
-  a.q = q.data();
-  a.cache = cache;
-  a.y = y.data();
-  a.step = rows;
-  a.heads = shape.s.heads;
-  a.yStride = yStride;
-  a.scale = float(1 / std::sqrt(double(shape.s.headSize)));
-  a.maxPositions = longest(shape);
-  a.type = shape.s.type;
-  return a;
-}
-
-struct Fed {
-  Run& run;
-  const Shape& shape;
-  Buffer arena;
-  Cache cache;
-  Weights identity;
-  std::vector<Ints> pages;
-
-  static Weights identityOf(Run& run, const Shape& shape) {
-    const int n = (shape.s.heads + 2 * shape.s.kvHeads) * shape.s.headSize;
-    Floats one(size_t(n) * n);
-    for (int i = 0; i < n; i++) one[size_t(i) * n + i] = 1;
-    return run.weights(one, n, n, shape.weights, {});
-  }
-  static size_t blockBytes(Run& run, const Shape& shape) { return run.ops.blockBytes(shape.pageSize, shape.s.headSize, shape.s.type); }
-  static int pageCount(const Shape& shape) {
-    int count = 0;
-    for (int length : shape.lengths) count += (length + shape.pageSize - 1) / shape.pageSize;
-    return count;
-  }
-
-  // The arena begins as NaN everywhere, and the pages of the sequences lie in it in a shuffled order.
-  Fed(Run& r, const Shape& s, uint64_t seed)
-      : run(r), shape(s), arena(r, (pageCount(s) + 1) * size_t(2) * s.s.kvHeads * blockBytes(r, s)), identity(identityOf(r, s)) {
-    const std::vector<unsigned char> poison(arena.bytes(), 0xff);
-    run.check(run.ops.upload(arena.data(), poison.data(), poison.size()));
-    cache = {arena.data(), s.s.type, s.pageSize, s.s.kvHeads, s.s.headSize, (long long)blockBytes(r, s)};
-    Ints order(pageCount(s));
-    for (size_t i = 0; i < order.size(); i++) order[i] = int(i);
-    Random random(seed);
-    for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[random.below(int(i))]);
-    size_t next = 0;
-    for (int length : s.lengths) {
-      pages.push_back({});
-      for (int p = 0; p < length; p += s.pageSize) pages.back().push_back(order[next++]);
-    }
-    int rows = 0;
-    for (int length : s.lengths) rows += length;
-    reserve(run, shape, rows, identity.matrix.n);
-  }
-
-  // Writes the chunks' keys and values, and returns their queries.
-  Array project(const std::vector<Chunk>& chunks, const Step& step) {
-    Floats x;
-    for (const auto& c : chunks) {
-      for (int i = 0; i < c.count; i++) {
-        const Floats row = projected(shape, c.sequence, c.first + i);
-        x.insert(x.end(), row.begin(), row.end());
-      }
-    }
-    const Array input = run.array(x, shape.s.type), table = run.zeros(1, DType::float32);
-    Array q = run.zeros(size_t(step.rows.rows) * shape.s.heads * shape.s.headSize, shape.s.type);
-    Linear l = {};
-    l.x = input.data();
-    l.matrix = identity.matrix;
-    l.qkv = {q.data(), cache, {table.floats(), table.floats(), 0}, shape.s.heads, 0};
-    l.step = step.rows;
-    l.rows = step.rows.rows;
-    l.promptRows = step.rows.promptRows;
-    l.xStride = identity.matrix.n;
-    l.type = shape.s.type;
-    run.check(run.ops.linear(l));
-    return q;
-  }
-
-  Step stepOf(const std::vector<Chunk>& chunks) {
-    std::vector<SequenceRows> sequences;
-    int prompts = 0;
-    for (const auto& c : chunks) {
-      sequences.push_back({c.first, c.count, pages[c.sequence]});
-      prompts += c.sequence < shape.prompts;
-    }
-    return run.step(sequences, prompts);
-  }
-
-  // Feeds a step and attends; results go to out[sequence][position].
-  void feed(const std::vector<Chunk>& chunks, std::vector<std::vector<Floats>>& out) {
-    const Step step = stepOf(chunks);
-    // Rows of generated tokens may lie any number of elements apart; those of prompts an even one.
-    const int width = shape.s.heads * shape.s.headSize, stride = width + (shape.prompts ? 2 : 3);
-    const Array q = project(chunks, step), y = run.zeros(size_t(step.rows.rows) * stride, shape.s.type);
-    run.check(run.ops.attend(attendOp(shape, q, cache, y, step.rows, stride)));
-    const Floats got = run.read(y.data(), size_t(step.rows.rows) * stride, shape.s.type);
-    size_t row = 0;
-    for (const auto& c : chunks) {
-      if (int(out[c.sequence].size()) < c.first + c.count) out[c.sequence].resize(c.first + c.count);
-      for (int i = 0; i < c.count; i++, row++) out[c.sequence][c.first + i] = Floats(got.begin() + row * stride, got.begin() + row * stride + width);
-    }
-  }
-
-  Floats feedAll(const Plan& plan) {
-    std::vector<std::vector<Floats>> out(shape.lengths.size());
-    for (const auto& step : plan) feed(step, out);
-    Floats flat;
-    for (const auto& sequence : out)
-      for (const auto& row : sequence) flat.insert(flat.end(), row.begin(), row.end());
-    return flat;
-  }
-};
+using namespace feeding;
 
 // Whether the device can do this; the type is then that of its activations. What it can't do it must refuse, and say which heads it takes.
 static bool begin(Run& run, Shape& shape) {
@@ -311,13 +135,13 @@ static void recorded(Run& run, Shape shape) {
   if (!run.needsRecordings() || !begin(run, shape)) return;
   const int rows = int(shape.lengths.size()), width = shape.s.heads * shape.s.headSize;
   Fed fed(run, shape, 1);
-  Floats want = fed.feedAll(wholePrompts(shape));  // of which the last row of each sequence is looked at
+  const Floats all = fed.feedAll(wholePrompts(shape));  // the last row of each sequence is looked at
   std::vector<Chunk> last;
   Floats lastRows;
   size_t end = 0;
   for (int i = 0; i < rows; i++) {
     end += size_t(shape.lengths[i]) * width;
-    lastRows.insert(lastRows.end(), want.begin() + end - width, want.begin() + end);
+    lastRows.insert(lastRows.end(), all.begin() + end - width, all.begin() + end);
     last.push_back({i, shape.lengths[i] - 1, 1});
   }
   const Step step = fed.stepOf(last);
@@ -325,8 +149,7 @@ static void recorded(Run& run, Shape shape) {
   const IntArray live = run.ints({rows});
   Rows counted = step.rows;
   counted.live = live.data();
-  Attend a = attendOp(shape, q, fed.cache, y, counted, width);
-  a.maxPositions = longest(shape);
+  const Attend a = attendOp(shape, q, fed.cache, y, counted, width);
   run.check(run.ops.record(7));
   run.check(run.ops.attend(a));
   run.check(run.ops.endRecord());
@@ -385,6 +208,73 @@ static void copiedLayers(Run& run) {
   run.same("arena", run.read(arena.data(), values.size(), DType::float32), values);
 }
 
+// ---- what a card launches
+
+static Attend planned(int promptRows, int promptSequences, int rows) {
+  static int there;
+  Attend a = {};
+  a.cache = {nullptr, DType::float16, 16, 2, 80, 16 * 80 * 2};
+  a.step.rows = rows;
+  a.step.promptRows = promptRows;
+  a.step.promptSequences = promptSequences;
+  a.scratch = a.counters = &there;
+  a.heads = 4;
+  a.yStride = 320;
+  a.maxPositions = 2048;
+  a.type = DType::float16;
+  return a;
+}
+constexpr kernels::CardLimits kTuring = {750, 40, 65536, 65536, 65536, 1024, 16};
+
+static void enoughBlocks(Run& run) {
+  Random random(1);
+  for (int i = 0; i < 2000; i++) {
+    const int sequences = 1 + random.below(i % 2 ? 4 : 50), tileRows = kernels::attendTile(750, 80).rows();
+    int rows = 0, tiles = 0;
+    for (int s = 0; s < sequences; s++) {
+      const int count = random.below(3) ? 1 + random.below(300) : 1;
+      rows += count;
+      tiles += (count + tileRows - 1) / tileRows;
+    }
+    // And no more than there can be: the most when all sequences but one have a single row.
+    const unsigned blocks = kernels::planAttend(planned(rows, sequences, rows), kTuring).gridY;
+    const unsigned most = unsigned((rows - sequences) / tileRows + sequences);
+    run.expect(blocks >= unsigned(tiles) && blocks == most, std::to_string(blocks) + " blocks for " + std::to_string(tiles) + " tiles of rows");
+  }
+}
+
+static void refusals(Run& run) {
+  const Attend prompt = planned(5, 2, 5), generated = planned(0, 0, 5);
+  run.expect(kernels::planAttend(prompt, kTuring).name[0] != 0, "a prompt is planned");
+  run.expect(kernels::planAttendDecode(generated, kTuring).name[0] != 0, "generated rows are planned");
+  auto refused = [&](const char* what, bool promptToo, const std::function<void(Attend&)>& change) {
+    for (bool isPrompt : {false, true}) {
+      Attend a = isPrompt ? prompt : generated;
+      change(a);
+      const kernels::Launch l = isPrompt ? kernels::planAttend(a, kTuring) : kernels::planAttendDecode(a, kTuring);
+      const bool wanted = !isPrompt || promptToo;
+      run.expect(wanted == (l.name[0] == 0 && l.refusal != nullptr), std::string(what) + (isPrompt ? " in a prompt" : " of generated rows"));
+    }
+  };
+  refused("heads of 48", true, [](Attend& a) { a.cache.headSize = 48; });
+  refused("bfloat16 without its instructions", true, [](Attend& a) { a.type = a.cache.type = DType::bfloat16; });
+  refused("float32", true, [](Attend& a) { a.type = a.cache.type = DType::float32; });
+  refused("a cache of another type", true, [](Attend& a) { a.cache.type = DType::int8; });
+  refused("key-value heads that do not divide the heads", true, [](Attend& a) { a.cache.kvHeads = 3; });
+  refused("pages of 24", true, [](Attend& a) { a.cache.pageSize = 24; });
+  refused("blocks shorter than a page", true, [](Attend& a) { a.cache.blockBytes -= 16; });
+  refused("no positions", true, [](Attend& a) { a.maxPositions = 0; });
+  refused("no rows", true, [](Attend& a) { a.step.rows = a.step.promptRows = 0; });
+  refused("several splits without scratch memory", false, [](Attend& a) { a.scratch = nullptr; });
+  refused("several splits without counters", false, [](Attend& a) { a.counters = nullptr; });
+  refused("more rows than the scratch memory of a launch", false, [](Attend& a) { a.step.rows = a.step.promptRows + kernels::kAttendRows + 1; });
+  Attend odd = prompt, counted = prompt;
+  odd.yStride++;
+  run.expect(kernels::planAttend(odd, kTuring).name[0] == 0, "pairs at an odd stride");
+  counted.step.live = static_cast<const int*>(counted.counters);
+  run.expect(kernels::planAttend(counted, kTuring).name[0] == 0, "a prompt of a recorded step");
+}
+
 static void bench(Run& run, DType type, int heads, int headSize, int sequences, int context, bool prompt) {
   Shape shape = {{heads, heads, headSize, type}, 64, Ints(sequences, context)};
   if (!begin(run, shape)) return;
@@ -412,15 +302,22 @@ static Suite suite([](Cases& cases) {
       cases.test(prefix + "head " + std::to_string(headSize), [=](Run& run) { attention(run, shape); });
     }
     cases.test(prefix + "shared key-value heads", [=](Run& run) { attention(run, {{6, 2, 16, type}, 16, {33, 7}}); });
-    cases.test(prefix + "many shared key-value heads", [=](Run& run) { attention(run, {{16, 2, 32, type}, 48, {40, 130}}); });
+    cases.test(prefix + "many shared key-value heads", [=](Run& run) { attention(run, {{16, 2, 32, type}, 48, {20, 70}}); });
+    cases.test(prefix + "many sequences", [=](Run& run) {
+      Ints lengths;
+      for (int i = 0; i < 70; i++) lengths.push_back(i == 40 ? 150 : 1 + i % 3);
+      attention(run, {{1, 1, 16, type}, 16, lengths});
+    });
     cases.test(prefix + "several splits", [=](Run& run) { attention(run, {{2, 2, 16, type}, 64, {600, 256, 257}}); });
-    cases.test(prefix + "same bits", [=](Run& run) { sameBits(run, {{2, 2, 16, type}, 64, {300, 37, 1, 18}}); });
-    cases.test(prefix + "same bits, shared key-value heads", [=](Run& run) { sameBits(run, {{3, 1, 80, type}, 64, {70, 130}}); });
+    cases.test(prefix + "same bits", [=](Run& run) { sameBits(run, {{2, 2, 16, type}, 64, {270, 37, 1, 18}}); });
+    cases.test(prefix + "same bits, shared key-value heads", [=](Run& run) { sameBits(run, {{2, 1, 80, type}, 64, {70, 33}}); });
     cases.test(prefix + "same bits, shared key-value heads of odd size", [=](Run& run) { sameBits(run, {{6, 2, 7, type}, 64, {270, 21}}); });
-    cases.test(prefix + "recorded", [=](Run& run) { recorded(run, {{4, 2, 64, type}, 32, {30, 300, 1, 257, 513}}); });
+    cases.test(prefix + "recorded", [=](Run& run) { recorded(run, {{2, 1, 64, type}, 32, {30, 300, 1, 257, 513}}); });
     cases.test(prefix + "goes on in a copied page", [=](Run& run) { copiedPage(run, type); });
   }
   cases.test("attention/copies a page of every layer", copiedLayers);
+  cases.test("attention/every tile of rows has a block", enoughBlocks);
+  cases.test("attention/plans refuse what the kernels cannot do", refusals);
 
   for (DType type : {DType::float32, DType::bfloat16}) {
     const std::string prefix = std::string("attention/") + nameOf(type) + " ";

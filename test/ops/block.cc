@@ -443,12 +443,13 @@ static Suite suite([](Cases& cases) {
     for (int rows : {4, 12, 30, 70}) {
       cases.test(prefix + "in, only some of " + std::to_string(rows) + " rows live", [=](Run& run) {
         Shape s = plain;
+        s.width = 64;
         s.lengths = Ints(rows, 1);
         live(run, s, rows / 2);
       });
     }
     for (int rows : {1, 6, 7, 40})
-      cases.test(prefix + "out " + std::to_string(rows) + " rows", [=](Run& run) { blockOut(run, type, rows, 72, 360); });
+      cases.test(prefix + "out " + std::to_string(rows) + " rows", [=](Run& run) { blockOut(run, type, rows, 72, 384); });
     cases.test(prefix + "out ragged", [=](Run& run) { blockOut(run, type, 9, 33, 165); });
 
     for (int rows : {1, 8, 512})

@@ -149,13 +149,15 @@ class Run {
 struct Case {
   std::string name;
   std::function<void(Run&)> body;
-  bool bench;
+  bool bench, once;
 };
 
 class Cases {
  public:
-  void test(const std::string& name, std::function<void(Run&)> body) { all.push_back({name, std::move(body), false}); }
-  void bench(const std::string& name, std::function<void(Run&)> body) { all.push_back({name, std::move(body), true}); }
+  void test(const std::string& name, std::function<void(Run&)> body) { all.push_back({name, std::move(body), false, false}); }
+  // Of what no device takes part in: one way to run it is enough.
+  void once(const std::string& name, std::function<void(Run&)> body) { all.push_back({name, std::move(body), false, true}); }
+  void bench(const std::string& name, std::function<void(Run&)> body) { all.push_back({name, std::move(body), true, false}); }
   std::vector<Case> all;
 };
 

@@ -449,17 +449,17 @@ static Suite suite([](Cases& cases) {
     shape({101, 144, 768}, " two row blocks");
     shape({9, 48, 2050, Activation::relu}, " several k blocks relu");
     shape({2, 48, 3841, Activation::quickGelu}, " several k blocks odd quick gelu");
-    shape({5, 30, 40, Activation::none, false}, " no bias");
-    shape({5, 30, 40, Activation::geluClipped, true, true}, " residual gelu clipped");
-    shape({20, 30, 40, Activation::none, true, false, true}, " residual in place");
+    shape({5, 30, 64, Activation::none, false}, " no bias");
+    shape({5, 30, 64, Activation::geluClipped, true, true}, " residual gelu clipped");
+    shape({20, 30, 64, Activation::none, true, false, true}, " residual in place");
     shape({11, 21, 19, Activation::none, true, true, false, 5}, " strides");
     shape({11, 21, 20, Activation::gelu, true, false, false, 3, true}, " strides to 16 bits");
-    shape({40, 64, 48, Activation::geluTanh, true, true, false, 0, true}, " residual to 16 bits");
+    shape({11, 64, 96, Activation::geluTanh, true, true, false, 0, true}, " residual to 16 bits");
     cases.test(prefix + "same bits for any number of rows", [=](Run& run) { sameBits(run, type, 210, 192); });
     cases.test(prefix + "same bits for any number of rows, long odd k", [=](Run& run) { sameBits(run, type, 33, 1301); });
     cases.test(prefix + "same bits for any number of rows, many outputs", [=](Run& run) { anyTile(run, type); });
     for (int rows : {6, 13, 29, 70, 140})
-      cases.test(prefix + "only some of " + std::to_string(rows) + " rows live", [=](Run& run) { live(run, type, rows, 52, 144); });
+      cases.test(prefix + "only some of " + std::to_string(rows) + " rows live", [=](Run& run) { live(run, type, rows, 52, 160); });
     for (int rows : {3, 40})
       cases.test(prefix + "largest activations, " + std::to_string(rows) + " rows", [=](Run& run) { largest(run, type, rows); });
     cases.test(prefix + "store and fetch", [=](Run& run) { storage(run, type, 70, 37); });

@@ -179,6 +179,7 @@ static Outcome judge(const Case& c, const Options& options) {
     if (!run.failures.empty()) realCard = nullptr;
     if (run.refused && outcome == Outcome::passed) outcome = Outcome::refused;
     if (run.large) return Outcome::large;
+    if (c.once) return outcome;
     if (way.group != group) {
       group = way.group;
       first = run.results;

@@ -123,11 +123,11 @@ static void notFinite(Run& run) {
 }
 
 static Suite suite([](Cases& cases) {
-  cases.test("quantise/every row", everyRow);
-  cases.test("quantise/extremes", extremes);
-  cases.test("quantise/ties", ties);
-  cases.test("quantise/pieces", pieces);
-  cases.test("quantise/not finite", notFinite);
+  cases.once("quantise/every row", everyRow);
+  cases.once("quantise/extremes", extremes);
+  cases.once("quantise/ties", ties);
+  cases.once("quantise/pieces", pieces);
+  cases.once("quantise/not finite", notFinite);
 });
 
 }  // namespace ewe::test

@@ -103,14 +103,10 @@ static void wide(Run& run) {
     std::vector<Batch> all;
     for (size_t vocab : {50280, 100352}) {
       Batch batch;
-      const auto add = [&](std::vector<float> logits, Sampling how, std::vector<int> history = {}) {
+      const auto add = [&](const std::vector<float>& logits, Sampling how, const std::vector<int>& history = {}) {
         how.seed = 77 + batch.rows.size();
         how.top = batch.rows.size() % 3 ? 0 : kTop;
-        Row row;
-        row.logits = std::move(logits);
-        row.how = how;
-        row.history = std::move(history);
-        batch.rows.push_back(std::move(row));
+        batch.rows.push_back({logits, how, history});
         batch.references.push_back(reference(batch.rows.back()));
       };
       const std::vector<float> flat = normal(vocab, 0.3f, 1), peaked = normal(vocab, 3, 2), equal(vocab, -2.5f);

@@ -15,10 +15,16 @@ export function readReference(path: string): Record<string, Reference> {
     if (name === '__metadata__') continue
     const [begin, end] = entry.data_offsets
     const buffer = new Uint8Array(bytes.subarray(8 + length + begin, 8 + length + end)).buffer
-    const data = entry.dtype === 'F32' ? new Float32Array(buffer) : entry.dtype === 'F64' ? new Float64Array(buffer) : Array.from(new BigInt64Array(buffer), Number)
-    out[name] = { shape: entry.shape, data }
+    out[name] = { shape: entry.shape, data: numbers(entry.dtype, buffer) }
   }
   return out
+}
+
+function numbers(dtype: string, buffer: ArrayBuffer): Reference['data'] {
+  if (dtype === 'F32') return new Float32Array(buffer)
+  if (dtype === 'F64') return new Float64Array(buffer)
+  if (dtype === 'BF16') return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (half) => half << 16).buffer)
+  return Array.from(new BigInt64Array(buffer), Number)
 }
 
 export function readJson(path: string): unknown {
