@@ -41,16 +41,10 @@ const assembler: Record<string, string> = {
   'native/base/threads.cc': 'the yield of aarch64 has no intrinsic in every g++',
   'native/emulator/fiber.cc': 'the switch between fibers',
 }
-const long: Record<string, string> = {
-  // The cases of one op belong together: both classes of rows, every dtype, every device.
-  'test/ops/block.cc': 'the cases of one op',
-  'test/ops/linear.cc': 'the cases of one op',
-}
-
 export function problems(tree: Tree): string[] {
   const found: string[] = []
   for (const [path, text] of Object.entries(tree)) {
-    const limit = /^(src|native|kernels|test|bench|scripts)\//.test(path) && !(path in long)
+    const limit = /^(src|native|kernels|test|bench|scripts)\//.test(path)
     const count = text.split('\n').length - 1
     if (limit && count > 400) found.push(`${path}: ${count} lines, more than 400`)
     text.split('\n').forEach((line, index) => {
