@@ -1,14 +1,13 @@
-// Whole steps of the Dolly family on a card, with random weights: `ewe-cases --bench step --device cuda`. A prompt of 2048 tokens, and decode steps
-// of 1, 8 and 64 sequences after 512 tokens each, by the engine's own runner: one upload, one recording, one download a step, as in service.
+// Whole steps of the Dolly family on a card: `ewe-cases --bench step --device cuda`. A prompt of 2048 tokens, and decode steps of 1, 8 and 64
+// sequences after 512 tokens each, by the engine's own runner: one upload, one recording, one download a step, as in service.
 //
-// Every weight matrix is a view of one small file of random numbers, row i beginning at number i: big models without big files, by the loader and the
-// quantiser of every other model.
-#include <algorithm>
+// The weights are random and made on the card. The loader has a small file to read, of which every matrix is a view (row i begins at number i): from
+// it come the vectors, the table and the scales of int8; what it would store in the matrices is left out.
 #include <chrono>
-#include <cstdio>
+#include <mutex>
 
 #include "../test/model/models.h"
-#include "cuda/backend.h"
+#include "card.h"
 #include "engine/runner.h"
 
 namespace ewe::test {
@@ -25,7 +24,38 @@ const Shape kShapes[] = {
     {"dolly-v1-6b", {28, 4096, 16, 16, 256, 16384, 50400, 2048, 64, 10000, true, true, Activation::geluTanh, 1e-5f, 0}},
 };
 
-// The views. Scaled to 1 / sqrt(columns) by the file a matrix is taken from: one of the two.
+// To see that the bench runs: heads of the same size, but few of them, and few layers.
+Spec reduced(Spec s) {
+  s.layers = s.heads = s.kvHeads = 1;
+  s.hidden = s.headSize;
+  s.inner = 2 * s.hidden;
+  s.vocab = 500;
+  s.maxPositions = 512;
+  return s;
+}
+
+// The card behind a device that keeps no matrix of what it is told to store, but remembers where it was to go.
+class Unfilled : public Borrowed {
+ public:
+  using Borrowed::Borrowed;
+  Status store(const Matrix& m, int row, int column, int, int, const float*, long long) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (row == 0 && column == 0) matrices.push_back(m);
+    return {};
+  }
+  bool records() const override { return inner.records(); }
+  bool recorded(unsigned long long key) const override { return inner.recorded(key); }
+  Status record(unsigned long long key) override { return inner.record(key); }
+  Status endRecord() override { return inner.endRecord(); }
+  void dropRecord() override { inner.dropRecord(); }
+  Status replay(unsigned long long key) override { return inner.replay(key); }
+  std::vector<Matrix> matrices;
+
+ private:
+  std::mutex mutex_;
+};
+
+// The views. The numbers of matrices and those of vectors are in a file each.
 Checkpoint viewsOf(const Spec& spec, const std::vector<std::unique_ptr<TempFile>>& files) {
   Checkpoint c{spec, {}, {}};
   for (const auto& file : files) c.files.push_back(file->path());
@@ -57,11 +87,7 @@ std::vector<std::unique_ptr<TempFile>> randomFiles(const Spec& spec) {
   return files;
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
+// Seconds of a step that ends with a download, so that nothing of it is left to do.
 template <class F>
 double medianSeconds(int repeats, F step) {
   using Clock = std::chrono::steady_clock;
@@ -71,31 +97,37 @@ double medianSeconds(int repeats, F step) {
     step();
     times.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   }
-  return median(times);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
 }
 
 void steps(Run& run, const Shape& shape, DType weights) {
+  cuda::Cuda* card = cardOf(run);
+  if (!card || !run.needs(weights)) return;
   run.compared++;
-  if (!dynamic_cast<cuda::Cuda*>(&run.ops)) {
-    run.figures = "only on a card (--device cuda)";
-    return;
-  }
-  constexpr int kPrompt = 2048, kContext = 512, kMost = 64;
-  const auto files = randomFiles(shape.spec);
+  const Spec spec = run.small() ? reduced(shape.spec) : shape.spec;
+  const int prompt = run.small() ? 64 : 2048, context = run.small() ? 20 : 512, most = run.small() ? 3 : 64;
+  const auto files = randomFiles(spec);
   Threads team(Threads::available());
   const std::atomic<bool> never{false};
-  const EngineOptions options{weights, kPrompt, kMost, 64, kMost * (kContext / 64 + 1) + kPrompt / 64, kPrompt};
-  Runner runner(run.ops);
+  const EngineOptions options{weights, prompt, most, 64, most * (context / 64 + 1) + prompt / 64, prompt};
+  Unfilled unfilled(*card);
+  Runner runner(unfilled);
   run.check(runner.load(
-      viewsOf(shape.spec, files), options, team, [](uint64_t, uint64_t) {}, never));
+      viewsOf(spec, files), options, team, [](uint64_t, uint64_t) {}, never));
+  for (const DType type : {run.ops.activationType(weights), DType::int8}) {
+    Made made(run, *card, type, 1 / std::sqrt(double(spec.hidden)));
+    for (const Matrix& m : unfilled.matrices)
+      if (m.type == type) made.fill(const_cast<void*>(m.data), run.ops.matrixBytes(m.n, m.k, m.type));
+  }
 
   Random random(5);
-  Ints tokens(kPrompt);
-  for (int& token : tokens) token = random.below(50000);
-  std::vector<std::vector<int>> pages(kMost + 1);
+  Ints tokens(static_cast<size_t>(prompt));
+  for (int& token : tokens) token = random.below(spec.vocab);
+  std::vector<std::vector<int>> pages(size_t(most) + 1);
   int next = 0;
-  for (int i = 0; i <= kMost; i++) {
-    for (int page = 0; page < (i < kMost ? kContext / 64 + 1 : kPrompt / 64); page++) pages[size_t(i)].push_back(next++);
+  for (int i = 0; i <= most; i++) {
+    for (int page = 0; page < (i < most ? context / 64 + 1 : prompt / 64); page++) pages[size_t(i)].push_back(next++);
   }
   std::vector<Drawn> drawn;
   Sampling sampling{};
@@ -103,27 +135,37 @@ void steps(Run& run, const Shape& shape, DType weights) {
   sampling.topP = 0.92f;
   sampling.repetitionPenalty = 1;
   sampling.seed = 3;
-  const double prompt = medianSeconds(5, [&] {
-    run.check(runner.run({{tokens.data(), 0, kPrompt, &pages[kMost], true}}, never));
-    run.check(runner.head({kPrompt - 1}));
+  const Layout& layout = runner.layout();
+  double multiplied = 0;  // weights of the layers
+  for (const Matrix& m : unfilled.matrices)
+    if (m.n != spec.vocab) multiplied += double(m.n) * m.k;
+  const double perPosition = 4.0 * spec.layers * spec.heads * spec.headSize;  // FLOPs of attention
+  const double took = medianSeconds(run.small() ? 1 : 5, [&] {
+    run.check(runner.run({{tokens.data(), 0, prompt, &pages[size_t(most)], true}}, never));
+    run.check(runner.head({prompt - 1}));
     run.check(runner.sample({sampling}, false, drawn));
   });
-  char line[200];
-  std::snprintf(line, sizeof line, "prompt of %d in %.2f ms (%.0f tokens/s)", kPrompt, prompt * 1e3, kPrompt / prompt);
-  run.figures = line;
-  for (int i = 0; i < kMost; i++) run.check(runner.run({{tokens.data() + i, 0, kContext, &pages[size_t(i)], true}}, never));
+  run.measured.push_back({", prompt of " + std::to_string(prompt),
+                          took,
+                          {double(layout.matrices), 2 * multiplied * prompt + perPosition * prompt * (prompt + 1.0) / 2}});
+  for (int i = 0; i < most; i++) run.check(runner.run({{tokens.data() + i, 0, context, &pages[size_t(i)], true}}, never));
 
-  const Layout& layout = runner.layout();
-  const double cachePerToken = 2.0 * shape.spec.layers * shape.spec.kvHeads * shape.spec.headSize * 2;
+  const double cachePerToken = 2.0 * spec.layers * spec.kvHeads * spec.headSize * 2;
   for (const int batch : {1, 8, 64}) {
+    if (batch > most) continue;
     std::vector<Piece> pieces;
-    for (int i = 0; i < batch; i++) pieces.push_back({&tokens[size_t(i)], kContext, 1, &pages[size_t(i)], false});
+    for (int i = 0; i < batch; i++) pieces.push_back({&tokens[size_t(i)], context, 1, &pages[size_t(i)], false});
     const std::vector<Sampling> rows(size_t(batch), sampling);
     for (int i = 0; i < 3; i++) run.check(runner.decode(pieces, rows, never, drawn));  // the first of them records
-    const double seconds = medianSeconds(50, [&] { run.check(runner.decode(pieces, rows, never, drawn)); });
-    const double bytes = double(layout.matrices) + layout.vectors + batch * (kContext + 1) * cachePerToken;
-    std::snprintf(line, sizeof line, "; decode %d: %.3f ms (%.0f tokens/s, %.0f GB/s)", batch, seconds * 1e3, batch / seconds,
-                  bytes / seconds * 1e-9);
+    const double seconds = medianSeconds(run.small() ? 1 : 50, [&] { run.check(runner.decode(pieces, rows, never, drawn)); });
+    const double bytes = double(layout.matrices) + double(layout.vectors) + batch * (context + 1) * cachePerToken;
+    const double flops = 2 * batch * (multiplied + double(spec.vocab) * spec.hidden) + batch * (context + 1) * perPosition;
+    run.measured.push_back({", decode of " + std::to_string(batch) + " at " + std::to_string(context), seconds, {bytes, flops}});
+  }
+  for (const Measured& m : run.measured) {
+    char line[200];
+    std::snprintf(line, sizeof line, "%s%s: %.3f ms, %.0f GB/s, %.1f TFLOP/s", run.figures.empty() ? "" : "; ", m.what.c_str() + 2, m.seconds * 1e3,
+                  m.cost.bytes / m.seconds * 1e-9, m.cost.flops / m.seconds * 1e-12);
     run.figures += line;
   }
 }

@@ -197,8 +197,8 @@ DEVICE void weigh(Acc (&s)[keyTiles], Acc (&o)[headTiles], float (&top)[2], floa
   }
 #pragma unroll
   for (int slot = 0; slot < 2; slot++) {
-    const float next = maxOf(top[slot], rowMax(largest[slot]) * scale);
-    factor[slot] = exp2Of(top[slot] - next);
+    const float next = maxOf(top[slot], rowMax(largest[slot]));
+    factor[slot] = exp2Of((top[slot] - next) * scale);
     top[slot] = next;
     total[slot] *= factor[slot];
   }
@@ -206,7 +206,7 @@ DEVICE void weigh(Acc (&s)[keyTiles], Acc (&o)[headTiles], float (&top)[2], floa
   for (int n = 0; n < keyTiles; n++) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-      s[n].v[i] = exp2Of(fmaOf(s[n].v[i], scale, -top[slotOf(i)]));
+      s[n].v[i] = exp2Of((s[n].v[i] - top[slotOf(i)]) * scale);  // exactly 1 at the largest, however large that is
       total[slotOf(i)] += s[n].v[i];
     }
   }

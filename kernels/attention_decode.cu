@@ -305,7 +305,7 @@ DEVICE void attendGenerated(const Attend& a) {
   syncBlock();
   if (!shared.last) return;
   fence();
-  if (thread() == 0) *counter = 0;
+  if (thread() == 0) atomicAdd(counter, -b.splits);  // 0 again. Atomic: the others' own counts come behind their fences
   combine<T>(a, b);
 }
 

@@ -30,16 +30,20 @@ constexpr bool normalisesItself(const BlockIn& b, const CardLimits& limits) {
   return bytes <= limits.sharedPerBlock && 2 * (bytes + 1024) <= limits.sharedPerSm;
 }
 
-// Blocks for the first `column` tiles of the projection, and the rest for those of the MLP: each goes through tiles of one matrix.
-constexpr int blocksOfProjection(int projectionTiles, int upTiles, int blocks) {
-  const int share = divideUp(projectionTiles, divideUp(projectionTiles + upTiles, blocks));
-  return share < blocks ? share : blocks - 1;
+// A block goes through tiles of one matrix: of the projection, or of the MLP. How many tiles the most loaded has, when they are shared out among so
+// many blocks (two at least).
+constexpr int blockInTurns(int projectionTiles, int upTiles, int blocks) {
+  int turns = divideUp(projectionTiles + upTiles, blocks);
+  while (divideUp(projectionTiles, turns) + divideUp(upTiles, turns) > blocks) turns++;
+  return turns;
 }
+// No more blocks than that takes; the kernel finds the same turns from their number.
 constexpr int blockInBlocks(const StreamTile& t, int projectionTiles, int upTiles, const CardLimits& limits) {
-  const int slots = limits.sms * t.blocks;
-  int turns = divideUp(projectionTiles + upTiles, slots);
-  while (divideUp(projectionTiles, turns) + divideUp(upTiles, turns) > slots) turns++;
+  const int turns = blockInTurns(projectionTiles, upTiles, limits.sms * t.blocks);
   return divideUp(projectionTiles, turns) + divideUp(upTiles, turns);
+}
+constexpr int blocksOfProjection(int projectionTiles, int upTiles, int blocks) {
+  return divideUp(projectionTiles, blockInTurns(projectionTiles, upTiles, blocks));
 }
 
 // All rows are of the generated class.

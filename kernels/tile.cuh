@@ -142,8 +142,7 @@ DEVICE int swizzled(int row, int chunk) {
   return row * 2 + (chunk ^ ((row >> 2) & 1));
 }
 
-// ---- Over a block of `count` warps, in an order that depends on nothing; `shared` holds a number per warp. Every thread gets the result, and may
-// write `shared` again only after the next barrier of its own.
+// ---- Over a warp, in an order that depends on nothing; every lane gets the result
 
 DEVICE float warpSum(float v) {
 #pragma unroll
@@ -154,17 +153,6 @@ DEVICE float warpMax(float v) {
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) v = maxOf(v, shuffleXor(v, mask));
   return v;
-}
-
-template <int count>
-DEVICE float blockSum(float v, float (&shared)[count]) {
-  v = warpSum(v);
-  if (lane() == 0) shared[warp()] = v;
-  syncBlock();
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < count; i++) sum += shared[i];
-  return sum;
 }
 
 }  // namespace ewe::kernels

@@ -135,7 +135,7 @@ function buildNative(name, cases, output) {
   if (version === undefined) throw new BuildError(`no C++ compiler (${compiler}): on Debian and Ubuntu: apt-get install g++ make`)
   const inputs = ['sources.json', 'CMakeLists.txt', 'binding.gyp', 'package.json', 'scripts/build.mjs', 'scripts/sources.mjs']
   inputs.push(...files(root, ['native']), ...kernelSources())
-  if (cases) inputs.push(...files(root, ['test']).filter((file) => /\.(cc|h)$/.test(file)))
+  if (cases) inputs.push(...files(root, ['test', 'bench']).filter((file) => /\.(cc|h)$/.test(file)))
   const headers = ['node-addon-api/package.json', 'node-api-headers/package.json'].map((path) => require(path).version)
   const hash = hashOf(inputs, version, process.env.CXXFLAGS ?? '', process.arch, ...headers)
   const stampPath = `${join(root, output)}.stamp`

@@ -10,11 +10,12 @@
 //  - every kernel that a plan names for some card is in the pack, and every kernel of the pack is planned for some card
 //  - the tables of kernels/README.md are current
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { architectureOf, gather, occupancy, occurrences, readLog, readPtx, readSass } from './kernel-facts.mjs'
-import { kernelTable, replaceSection, rooflineTable } from './kernel-tables.mjs'
+import { emptySection, familyOf, kernelTable, predict, replaceSection, rooflineTable } from './kernel-tables.mjs'
 import { KernelError, buildKernels, findCompilers, listObjects, packFile } from './kernels.mjs'
 import { root } from './sources.mjs'
 
@@ -92,6 +93,7 @@ function censusProblems(kernels, rules = expectations) {
 }
 
 function launchProblems(kernels, planned) {
+  if (planned.launches.length === 0) return ['no launch is planned']
   const architectures = [...new Set([...kernels.values()].flatMap(({ on }) => [...on.keys()]))]
   const problems = planned.launches.flatMap((launch) => {
     const card = planned.cards.find((one) => one.name === launch.card)
@@ -107,8 +109,23 @@ function launchProblems(kernels, planned) {
   })
   const names = new Set(planned.launches.map((launch) => launch.kernel))
   const dead = [...kernels.keys()].filter((name) => !names.has(name) && !unplanned.test(name))
-  if (planned.launches.length === 0) problems.push('no launch is planned')
   return [...problems, ...dead.map((name) => `${name} is planned for no card`)]
+}
+
+/** The page with its generated sections written anew, and those it lacks. */
+function rewritePage(page, sections) {
+  const problems = []
+  let written = page
+  for (const [name, content] of Object.entries(sections)) {
+    const next = replaceSection(written, name, content)
+    if (next === undefined) problems.push(`kernels/README.md has no section "${name}"`)
+    else written = next
+  }
+  return { written, problems }
+}
+
+function pageProblems(page, written) {
+  return page === written ? [] : ['the tables of kernels/README.md are not current']
 }
 
 // ---- Running them
@@ -138,23 +155,18 @@ async function check(options) {
   const { planned, problems: missing } = readPlans(options.cases, packFile())
   const architectures = [...new Set(objects.flatMap((object) => object.cubins.map((cubin) => cubin.architecture)))].sort((a, b) => a - b)
   const sections = { kernels: kernelTable(kernels, architectures, planned), roofline: rooflineTable(planned) }
-  let page = readFileSync(pageFile, 'utf8')
-  const written = page
-  for (const [name, content] of Object.entries(sections)) {
-    const next = replaceSection(page, name, content)
-    if (next === undefined) problems.push(`kernels/README.md has no section "${name}"`)
-    else page = next
-  }
+  const page = readFileSync(pageFile, 'utf8')
+  const { written, problems: sectionless } = rewritePage(page, sections)
   if (options.update) {
     writeFileSync(budgetFile, budgetText(budgetOf(kernels)))
-    writeFileSync(pageFile, page)
+    writeFileSync(pageFile, written)
   } else {
-    const stale = budgetProblems(kernels, existsSync(budgetFile) ? JSON.parse(readFileSync(budgetFile, 'utf8')) : {})
-    if (page !== written) stale.push('the tables of kernels/README.md are not current')
+    const budget = existsSync(budgetFile) ? JSON.parse(readFileSync(budgetFile, 'utf8')) : {}
+    const stale = [...budgetProblems(kernels, budget), ...pageProblems(page, written)]
     if (stale.length > 0) problems.push(...stale, 'if that is meant: node scripts/kernel-gates.mjs --update')
   }
   for (const architecture of left) problems.push(`no compiler here knows sm_${architecture}: run scripts/cuda-toolchain.sh`)
-  problems.push(...missing, ...spillProblems(kernels), ...censusProblems(kernels), ...launchProblems(kernels, planned))
+  problems.push(...sectionless, ...missing, ...spillProblems(kernels), ...censusProblems(kernels), ...launchProblems(kernels, planned))
   const count = [...kernels.values()].reduce((sum, { on }) => sum + on.size, 0)
   const cards = planned.cards.map((card) => card.name).join(' ')
   console.log(`${kernels.size} kernels, ${count} cubins of them (sm ${architectures.join(' ')}), ${planned.launches.length} launches on ${cards}`)
@@ -182,6 +194,18 @@ ptxas info    : Used 130 registers, used 1 barriers, 1024 bytes smem, 384 bytes 
         /*1fe0*/                   STL [R1], R4 ;                      /* 0x00 */`,
 }
 
+/** What is wrong with an object of these. */
+function gatherSample(ptx, log) {
+  const folder = mkdtempSync(join(tmpdir(), 'kernel-gates-'))
+  try {
+    for (const [file, text] of Object.entries({ ptx, log })) writeFileSync(join(folder, file), text)
+    const cubins = [{ architecture: 70, file: join(folder, 'cubin'), log: join(folder, 'log') }]
+    return gather([{ stem: 'linear', ptx: join(folder, 'ptx'), hash: '', cubins }], folder).problems
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
 function selfTest() {
   const problems = []
   const expectEqual = (what, is, wanted) => {
@@ -197,10 +221,20 @@ function selfTest() {
   const held = (registers, threads, shared) => occupancy(a100, { registers, threads, shared }).blocks
   expectEqual('occupancy', [held(157, 128, 53248), held(96, 256, 0), held(32, 64, 0), held(168, 384, 0), held(255, 256, 166912)], [3, 2, 32, 1, 1])
 
+  // 10 multiprocessors: 1 block has a tenth of the bandwidth, 15 blocks take the time of 20.
+  const card = { sms: 10, computeCapability: 80, bandwidth: 1000, multiply: 1 }
+  const op = (change) => ({ count: 2, bytes: 1e9, flops: 1e9, launches: [['first', 1], ['last', 10]], ...change })
+  const seconds = (change) => predict(card, [op(change)]).predicted.toPrecision(5)
+  expectEqual('the roofline', [seconds({}), seconds({ launches: [['only', 1]] }), seconds({ flops: 3e9, launches: [['only', 15]] })], ['0.0020100', '0.020005', '0.0080050'])
+  expectEqual('its floor', [predict(card, [op({})]).floor, predict(card, [op({ flops: 3e9 })]).floor], [0.002, 0.006])
+  const families = ['linear_i8_bf16_64x32', 'linear_decode_f16_8', 'attend_decode_grouped_d80_bf16', 'norm_f32', 'ceiling_copy'].map(familyOf)
+  expectEqual('families', families, ['linear_64x32', 'linear_decode_8', 'attend_decode_grouped_d80', 'norm', 'ceiling_copy'])
+
   const sound = { registers: 128, stack: 0, spills: 0, shared: 0, threads: 256, blocks: 2, instructions: { 'HMMA.16816.F32': 1, 'LDG.E.128': 1 } }
   const of = (change, kernel = name) => new Map([[kernel, { stem: 'linear', on: new Map([[80, { ...sound, ...change }]]) }]])
   const rules = [{ kernels: /^linear_f16/, from: 80, instruction: /^HMMA\.16816\b/ }]
   const budget = budgetOf(of({}))
+  const page = replaceSection(replaceSection(`# Kernels\n${emptySection('kernels')}\n`, 'kernels', 'old') ?? '', 'kernels', 'now') ?? ''
   const planned = (threads, shared, kernel = name) => ({ cards: [a100], launches: [{ card: 'A100', kernel, threads, shared }] })
   /** @type {[name: string, found: string[], expected: RegExp | undefined][]} */
   const expected = [
@@ -223,7 +257,13 @@ function selfTest() {
     ['a kernel that was not compiled', launchProblems(of({}), planned(256, 0, 'linear_gone')), /linear_gone is planned for A100 and was not compiled/],
     ['a kernel that nothing plans', launchProblems(new Map([...of({}), ...of({}, 'linear_dead')]), planned(256, 0)), /linear_dead is planned for no card/],
     ['no launches', launchProblems(of({}, 'ceiling_copy'), { cards: [a100], launches: [] }), /no launch is planned/],
-    ['a page without the section', replaceSection('# Kernels', 'kernels', '') === undefined ? ['no section'] : [], /no section/],
+    ['a current page', pageProblems(page, rewritePage(page, { kernels: 'now' }).written), undefined],
+    ['a page that is not current', pageProblems(page, rewritePage(page, { kernels: 'new' }).written), /not current/],
+    ['a page without the section', rewritePage('# Kernels', { kernels: 'now' }).problems, /no section "kernels"/],
+    ['a log without kernels', gatherSample(sample.ptx, ''), /log names no kernel/],
+    ['a kernel that the PTX lacks', gatherSample('', sample.log), /linear_f16_128x128 for sm_70 is in the assembler's log, but not in the PTX/],
+    ['a program that does not list the plans', readPlans(process.execPath, 'gone').problems, /--planned/],
+    ['a log and its PTX', gatherSample(sample.ptx, sample.log), undefined],
   ]
   for (const [what, found, pattern] of expected) {
     const noticed = pattern === undefined ? found.length === 0 : found.some((problem) => pattern.test(problem))

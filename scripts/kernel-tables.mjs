@@ -1,6 +1,7 @@
 // The generated sections of kernels/README.md: each kernel's figures for every architecture, and what the planned launches should reach of the roofline.
 import { architectureOf, occupancy } from './kernel-facts.mjs'
 
+const reach = 1280 / 2048 // what the instructions that path 900 has so far come to of the rate of H100 and H200
 const boundary = 2.5e-6 // seconds from one kernel of a graph to the next: 1.3 us between empty ones, and the ramp and tail of a real one
 
 const row = (cells) => `| ${cells.join(' | ')} |`
@@ -8,25 +9,46 @@ const table = (head, lines) => [row(head), row(head.map((_, i) => (i === 0 ? '--
 
 const digits = (value) => value.toLocaleString('en', { maximumSignificantDigits: 3 })
 
-/** Registers per architecture, then threads, shared memory and blocks per multiprocessor per card. */
+const range = (values) => [...new Set([Math.min(...values), Math.max(...values)])].join('-')
+const kilobytes = (bytes) => digits(bytes / 1024)
+
+/** A kernel's name without its types: linear_i8_bf16_64x32 is of linear_64x32, attend_decode_d80_f16 of attend_decode_d80. */
+export function familyOf(name) {
+  return name.replace(/_(i8_bf16|i8_f16|bf16|f16|f32)(?=_|$)/, '')
+}
+
+/** A row for each family of kernels; for each architecture their registers, and the blocks that a multiprocessor of its cards holds. */
 export function kernelTable(kernels, architectures, planned) {
-  const head = ['kernel', 'threads', ...architectures.map((one) => `sm_${one}`), 'spills', 'shared', ...planned.cards.map((card) => card.name)]
-  const lines = [...kernels].map(([name, { on }]) => {
-    const facts = [...on.values()]
-    const shared = planned.launches.filter((launch) => launch.kernel === name).map((launch) => launch.shared + Math.max(...facts.map((fact) => fact.shared)))
-    const bytes = [...new Set([Math.min(...shared), Math.max(...shared)])].map((value) => value.toLocaleString('en')).join(' - ')
-    const blocks = planned.cards.map((card) => {
-      const launches = planned.launches.filter((launch) => launch.kernel === name && launch.card === card.name)
-      const fact = on.get(architectureOf(card.computeCapability, architectures))
-      if (launches.length === 0 || fact === undefined) return ''
-      const most = launches.map((launch) => occupancy(card, { ...fact, threads: launch.threads, shared: launch.shared + fact.shared }).blocks)
-      return [...new Set([Math.min(...most), Math.max(...most)])].join(' - ')
+  const cardsOf = (architecture) => planned.cards.filter((card) => architectureOf(card.computeCapability, architectures) === architecture)
+  const title = (architecture) => [`sm_${architecture}`, ...cardsOf(architecture).map((card) => card.name)].join(' ')
+  const head = ['kernel', 'threads', 'shared KB', ...architectures.map(title)]
+  const families = new Map()
+  for (const [name, { on }] of kernels) {
+    const family = families.get(familyOf(name)) ?? []
+    families.set(familyOf(name), [...family, { on, launches: planned.launches.filter((launch) => launch.kernel === name) }])
+  }
+  const lines = [...families].map(([family, members]) => {
+    const facts = members.flatMap(({ on }) => [...on.values()])
+    const shared = members.flatMap(({ on, launches }) => launches.map((launch) => launch.shared + Math.max(...[...on.values()].map((fact) => fact.shared))))
+    const cells = architectures.map((architecture) => {
+      const compiled = members.filter(({ on }) => on.has(architecture))
+      if (compiled.length === 0) return ''
+      const registers = range(compiled.map(({ on }) => on.get(architecture).registers))
+      const blocks = compiled.flatMap(({ on, launches }) =>
+        cardsOf(architecture).flatMap((card) =>
+          launches
+            .filter((launch) => launch.card === card.name)
+            .map((launch) => occupancy(card, { ...on.get(architecture), threads: launch.threads, shared: launch.shared + on.get(architecture).shared }).blocks),
+        ),
+      )
+      return blocks.length === 0 ? registers : `${registers} (${range(blocks)})`
     })
-    const registers = architectures.map((one) => on.get(one)?.registers ?? '')
-    const spills = facts.reduce((sum, fact) => sum + fact.spills, 0)
-    return [`\`${name}\``, [...new Set(facts.map((fact) => fact.threads))].join(', '), ...registers, spills, shared.length > 0 ? bytes : '', ...blocks]
+    const least = shared.length === 0 ? '' : kilobytes(Math.min(...shared))
+    const most = shared.length === 0 ? '' : kilobytes(Math.max(...shared))
+    return [`\`${family}\``, range(facts.map((fact) => fact.threads)), least === most ? least : `${least}-${most}`, ...cells]
   })
-  return table(head, lines)
+  const spills = [...kernels.values()].flatMap(({ on }) => [...on.values()]).reduce((sum, fact) => sum + fact.spills, 0)
+  return `${kernels.size} kernels; bytes of spilled registers on all architectures together: ${spills}.\n\n${table(head, lines)}`
 }
 
 /**
@@ -40,7 +62,7 @@ export function predict(card, ops) {
   for (const op of ops) {
     const blocks = op.launches.at(-1)[1] // what comes before the last launch prepares it
     const memory = (op.bytes / (card.bandwidth * 1e9)) * Math.max(1, card.sms / blocks)
-    const multiply = (op.flops / (card.multiply * 1e12)) * ((Math.ceil(blocks / card.sms) * card.sms) / blocks)
+    const multiply = (op.flops / (card.multiply * (card.computeCapability >= 90 ? reach : 1) * 1e12)) * ((Math.ceil(blocks / card.sms) * card.sms) / blocks)
     predicted += op.count * (Math.max(memory, multiply) + op.launches.length * boundary)
     bytes += op.count * op.bytes
     flops += op.count * op.flops
@@ -64,6 +86,8 @@ export function rooflineTable(planned) {
 }
 
 const mark = (name) => [`<!-- ${name}: written by scripts/kernel-gates.mjs --update -->`, `<!-- end of ${name} -->`]
+
+export const emptySection = (name) => mark(name).join('\n\n')
 
 /** The text with a section's content replaced, or undefined where the section's marks are missing. */
 export function replaceSection(text, name, content) {

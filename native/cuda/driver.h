@@ -90,4 +90,14 @@ class Driver {
 // Opens the driver of this machine, once per process. Without one the failure says why.
 Status openDriver(Driver** out);
 
+// What a driver that counts, the emulator, tells of a kernel.
+struct KernelStatistics {
+  char name[48];
+  long long launches, blocks;
+  long long products;     // matrix products of a warp
+  long long matrixLoads;  // of a warp
+  long long conflicts;    // bank conflicts of those: extra passes over shared memory
+  long long asyncCopies;  // of a thread
+};
+
 }  // namespace ewe::cuda

@@ -15,7 +15,10 @@ namespace {
 
 struct Emulator {
   Driver* driver = nullptr;
+  // As in emulator/control.h.
   bool (*configure)(const char* settings, char* error, int errorBytes) = nullptr;
+  int (*statistics)(KernelStatistics* out, int most) = nullptr;
+  void (*resetStatistics)() = nullptr;
 };
 
 std::vector<std::string> foldersToSearch() {
@@ -29,7 +32,9 @@ Status load(const std::string& file, Emulator& out) {
   if (!library) return Status::fail(Kind::device, "the emulator cannot be loaded: %s", dlerror());
   const auto make = reinterpret_cast<Driver* (*)()>(dlsym(library, "ewe_emulator_driver"));
   out.configure = reinterpret_cast<decltype(out.configure)>(dlsym(library, "ewe_emulator_configure"));
-  if (!make || !out.configure) return Status::fail(Kind::device, "%s is not the emulator", file.c_str());
+  out.statistics = reinterpret_cast<decltype(out.statistics)>(dlsym(library, "ewe_emulator_statistics"));
+  out.resetStatistics = reinterpret_cast<decltype(out.resetStatistics)>(dlsym(library, "ewe_emulator_reset_statistics"));
+  if (!make || !out.configure || !out.statistics || !out.resetStatistics) return Status::fail(Kind::device, "%s is not the emulator", file.c_str());
   out.driver = make();
   return {};
 }
@@ -70,6 +75,15 @@ Status configureEmulator(int path, const char* settings) {
   char error[500] = "";
   if (emulator.configure(settings, error, sizeof error)) return {};
   return Status::fail(Kind::option, "%s", error);
+}
+
+Status takeEmulatorStatistics(int path, std::vector<KernelStatistics>& out) {
+  Emulator opened;
+  EWE_TRY(open(path, opened));
+  out.resize(size_t(opened.statistics(nullptr, 0)));
+  opened.statistics(out.data(), int(out.size()));
+  opened.resetStatistics();
+  return {};
 }
 
 }  // namespace ewe::cuda

@@ -1,5 +1,7 @@
 // The emulator as a driver: its shared library, one for each path of kernels/plan.h, is opened when it is asked for.
 #pragma once
+#include <vector>
+
 #include "cuda/driver.h"
 
 namespace ewe::cuda {
@@ -9,5 +11,7 @@ namespace ewe::cuda {
 Status openEmulator(int path, Driver** out);
 // The same settings, for the sessions opened from now on.
 Status configureEmulator(int path, const char* settings);
+// What each kernel did since the last call.
+Status takeEmulatorStatistics(int path, std::vector<KernelStatistics>& out);
 
 }  // namespace ewe::cuda

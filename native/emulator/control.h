@@ -4,14 +4,7 @@
 
 namespace ewe::emulator {
 
-struct KernelStatistics {
-  char name[48];
-  long long launches, blocks;
-  long long products;     // matrix products of a warp
-  long long matrixLoads;  // of a warp
-  long long conflicts;    // bank conflicts of those: extra passes over shared memory
-  long long asyncCopies;  // of a thread
-};
+using cuda::KernelStatistics;
 
 }  // namespace ewe::emulator
 

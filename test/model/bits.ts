@@ -20,7 +20,8 @@ for (const weights of dtypes()) {
 
   test(`${weights}: a reference run gives seven samples that differ`, async () => {
     reference = await bits({ weights, threads: 1, chunk: 256, maxBatch: 8 })
-    assert.is(new Set((reference.samples as { text: string }[]).map(({ text }) => text)).size, 7)
+    const different = new Set((reference.samples as { text: string }[]).map(({ text }) => text)).size
+    assert.ok(emulated ? different > 3 : different === 7, `${different} of seven`) // of few tokens, some come twice
   })
 
   const variants: Record<string, LoadOptions> = {

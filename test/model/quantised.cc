@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cpu/cpu.h"
 #include "model/weights.h"
 #include "models.h"
 
@@ -184,6 +185,34 @@ static void anyThreads(Run& run) {
   }
 }
 
+// The reference checkpoints have the same whole numbers and scales on every device: those of the CPU's plainest code.
+static void asOnTheCpu(Run& run, const std::string& name) {
+  if (!run.needs(DType::int8)) return;
+  Threads alone(1);
+  Ops* made = nullptr;
+  run.check(createCpu("plain", alone, &made));
+  const std::unique_ptr<Ops> cpu(made);
+  Run onCpu(*cpu, false);
+  const Checkpoint checkpoint = fixture(name);
+  Loaded here = room(run, checkpoint.spec), there = room(onCpu, checkpoint.spec);
+  run.check(load(run, checkpoint, here));
+  run.check(load(onCpu, checkpoint, there));
+  for (size_t i = 0; i < here.weights.layers.size(); i++) {
+    for (Matrix LayerWeights::*member : {&LayerWeights::qkv, &LayerWeights::up, &LayerWeights::out, &LayerWeights::down, &LayerWeights::blockOut}) {
+      const Matrix &m = here.weights.layers[i].*member, &other = there.weights.layers[i].*member;
+      run.expect(!m.data == !other.data && m.n == other.n && m.k == other.k, "a matrix that one device has and the other does not");
+      if (!m.data) continue;
+      const std::string what = "matrix " + std::to_string(m.n) + "x" + std::to_string(m.k) + " of layer " + std::to_string(i);
+      run.expect(m.type == DType::int8 && other.type == DType::int8, what + " is int8");
+      run.same(what + ", scales", run.read(m.scale, size_t(m.n), DType::float32), onCpu.read(other.scale, size_t(m.n), DType::float32));
+      Floats got(size_t(m.n) * size_t(m.k)), want(got.size());
+      run.check(run.ops.fetch(m, 0, m.n, got.data(), m.k));
+      run.check(cpu->fetch(other, 0, m.n, want.data(), m.k));
+      run.same(what, got, want);
+    }
+  }
+}
+
 // A byte for each weight of the layers, four for each of their outputs, two for those of table and head; all in one sum with the vectors.
 static void size(Run& run) {
   if (!run.needs(DType::int8)) return;
@@ -226,6 +255,8 @@ static void notFinite(Run& run) {
 static Suite suite([](Cases& cases) {
   for (DType file : {DType::float32, DType::float16, DType::bfloat16})
     cases.test(std::string("quantised/every number of a ") + nameOf(file) + " file", [=](Run& run) { everyNumber(run, file); });
+  for (const char* name : {"neox-parallel", "neox-sequential", "neox-no-bias-tied", "neox-head80", "neox-head128", "gptj", "gptj-head256"})
+    cases.test(std::string("quantised/numbers of the CPU, ") + name, [=](Run& run) { asOnTheCpu(run, name); });
   cases.test("quantised/any layout in the file", anyLayout);
   cases.test("quantised/any number of threads", anyThreads);
   cases.test("quantised/size", size);

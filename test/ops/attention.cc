@@ -103,6 +103,21 @@ static void attention(Run& run, Shape shape) {
   }
 }
 
+// The last 20 rows alone, over keys and values that are there: several splits, and little enough work for a sanitizer.
+static void lastRows(Run& run, Shape shape) {
+  if (!begin(run, shape)) return;
+  const Bounded want = reference(shape);
+  const int length = shape.lengths[0];
+  Fed fed(run, shape, 1);
+  const std::vector<Chunk> whole = {{0, 0, length}}, last = {{0, length - 20, 20}};
+  fed.project(whole, fed.stepOf(whole));
+  std::vector<std::vector<Floats>> out(1);
+  fed.feed(last, out);
+  Floats got;
+  for (auto row = out[0].end() - 20; row != out[0].end(); row++) got.insert(got.end(), row->begin(), row->end());
+  run.near("y", got, {want.value.end() - long(got.size()), want.value.end()}, {want.error.end() - long(got.size()), want.error.end()});
+}
+
 // A row of one class has the same bits whatever the chunks, the company and its class, the size and the order of pages.
 static void sameBits(Run& run, Shape shape) {
   if (!begin(run, shape)) return;
@@ -309,6 +324,7 @@ static Suite suite([](Cases& cases) {
       attention(run, {{1, 1, 16, type}, 16, lengths});
     });
     cases.test(prefix + "several splits", [=](Run& run) { attention(run, {{2, 2, 16, type}, 64, {600, 256, 257}}); });
+    cases.test(prefix + "two splits, the last rows", [=](Run& run) { lastRows(run, {{1, 1, 16, type}, 16, {300}}); });
     cases.test(prefix + "same bits", [=](Run& run) { sameBits(run, {{2, 2, 16, type}, 64, {270, 37, 1, 18}}); });
     cases.test(prefix + "same bits, shared key-value heads", [=](Run& run) { sameBits(run, {{2, 1, 80, type}, 64, {70, 33}}); });
     cases.test(prefix + "same bits, shared key-value heads of odd size", [=](Run& run) { sameBits(run, {{6, 2, 7, type}, 64, {270, 21}}); });

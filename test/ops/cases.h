@@ -39,6 +39,13 @@ class Random {
 
 class Run;
 
+// What a bench took, and for what. `what` tells apart the several times of one case.
+struct Measured {
+  std::string what;
+  double seconds;  // the median of a call
+  Cost cost;
+};
+
 // Device memory that goes away with its owner.
 class Buffer {
  public:
@@ -135,10 +142,11 @@ class Run {
   long compared = 0;
   bool large = false;    // more than `most`
   bool refused = false;  // the device refused what the case needs, as it should
-  double measured = 0;   // median seconds of a call
-  Cost cost = {};        // of it
+  bool lost = false;     // the case ended with the device unusable, as it should
   size_t allocated = 0;  // bytes, in all
   size_t most = ~size_t(0);
+  bool small() const { return most != ~size_t(0); }  // a bench of which only is asked that it runs
+  std::vector<Measured> measured;
   std::string figures;  // what measure() found
 
  private:
@@ -164,6 +172,9 @@ class Cases {
 struct Suite {
   explicit Suite(void (*fill)(Cases&));
 };
+
+// ewe-cases --draws: random rows are drawn the same on the device of a run, on the CPU device and by the definition.
+void drawRows(Run& run, Ops& cpu, long count, unsigned seed);
 
 // ---- references shared by several files
 

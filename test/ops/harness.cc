@@ -250,7 +250,7 @@ void Run::measure(Cost cost, int copies, const std::function<Status(int copy)>& 
     copy = (copy + 1) % copies;
   };
   if (ops.records()) {
-    calls = copies * std::max(1, 100 / copies);
+    calls = small() ? copies : copies * std::max(1, 100 / copies);
     check(ops.record(1));
     for (int i = 0; i < calls; i++) check(call(i % copies));
     check(ops.endRecord());
@@ -262,7 +262,7 @@ void Run::measure(Cost cost, int copies, const std::function<Status(int copy)>& 
   }
   std::vector<double> times;
   const std::clock_t used = std::clock();
-  for (const auto begin = Clock::now(); times.size() < 5 || (seconds(begin) < 0.6 && times.size() < 2000);) {
+  for (const auto begin = Clock::now(); times.empty() || (!small() && (times.size() < 5 || (seconds(begin) < 0.6 && times.size() < 2000)));) {
     const auto start = Clock::now();
     unit();
     times.push_back(seconds(start) / calls);
@@ -270,11 +270,11 @@ void Run::measure(Cost cost, int copies, const std::function<Status(int copy)>& 
   const double processor = double(std::clock() - used) / CLOCKS_PER_SEC / double(times.size()) / calls;
   std::sort(times.begin(), times.end());
   const double best = times[0];
-  measured = times[times.size() / 2];
-  this->cost = cost;
-  figures = line("median %.1f us, %.1f GB/s, %.1f GFLOP/s; best %.1f us, %.1f GB/s, %.1f GFLOP/s; %.1f us of processor time; %zu calls",
-                 measured * 1e6, cost.bytes / measured * 1e-9, cost.flops / measured * 1e-9, best * 1e6, cost.bytes / best * 1e-9,
-                 cost.flops / best * 1e-9, processor * 1e6, times.size() * size_t(calls));
+  const double median = times[times.size() / 2];
+  measured.push_back({"", median, cost});
+  figures = line("median %.1f us, %.1f GB/s, %.1f GFLOP/s; best %.1f us, %.1f GB/s, %.1f GFLOP/s; %.1f us of processor time; %zu calls", median * 1e6,
+                 cost.bytes / median * 1e-9, cost.flops / median * 1e-9, best * 1e6, cost.bytes / best * 1e-9, cost.flops / best * 1e-9,
+                 processor * 1e6, times.size() * size_t(calls));
 }
 
 // ---- references

@@ -345,6 +345,7 @@ static Suite suite([](Cases& cases) {
     shape({101, 144, 768}, " two row blocks");
     shape({9, 48, 2050, Activation::relu}, " several k blocks relu");
     shape({2, 48, 3841, Activation::quickGelu}, " several k blocks odd quick gelu");
+    shape({3, 5000, 32}, " several tiles a block");
     shape({5, 30, 64, Activation::none, false}, " no bias");
     shape({5, 30, 64, Activation::geluClipped, true, true}, " residual gelu clipped");
     shape({20, 30, 64, Activation::none, true, false, true}, " residual in place");

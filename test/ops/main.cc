@@ -1,7 +1,8 @@
 // ewe-cases --list [prefix]       the names of the cases, one a line
 //           --run NAME            runs one case; a line for each failure; exit status 0, 1 failed, 2 misused
 //           --all [prefix]        runs all of them, and ends with a count; with --small only those that take less than 4 MiB
-//           --bench [prefix]      with --json: one object a line
+//           --bench [prefix]      with --json: one object a line; with --small all in brief, in less than 4 MiB, to see that they run
+//           --draws N             draws N random rows: the device, the CPU device and the definition must agree (draws.cc)
 //           --planned PACK        the launches that the plans come to, as JSON (test/kernels/launches.h)
 //
 // --device cpu                    on every instruction set, or on one: --set SET; --bench: --threads N
@@ -41,6 +42,7 @@ struct Way {
   std::string where, group;
   bool fma;
   std::function<std::shared_ptr<Device>()> make;
+  int emulatedPath = 0;  // of an emulated card
 };
 
 [[noreturn]] static void misused(const std::string& why) {
@@ -142,10 +144,12 @@ static std::vector<Way> waysOf(const Options& o) {
     const int path = number < 0 ? 800 : number;
     demand(cuda::openEmulator(path, &driver));
     for (const std::string& settings : settingsOf(o)) {
-      ways.push_back({o.device + " " + settings, "card", false, [=] {
+      ways.push_back({o.device + " " + settings, "card", false,
+                      [=] {
                         demand(cuda::configureEmulator(path, settings.c_str()));
                         return makeCard(*driver, 0, path, {});
-                      }});
+                      },
+                      path});
     }
   } else if (kind == "cuda") {
     demand(cuda::openDriver(&driver));
@@ -162,6 +166,19 @@ static bool sameBits(const Floats& a, const Floats& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * 4) == 0);
 }
 
+// Rows that a matrix load reads together must lie in different banks of shared memory: results are right without that, and slow.
+static std::vector<std::string> conflictsOn(int path) {
+  std::vector<cuda::KernelStatistics> kernels;
+  demand(cuda::takeEmulatorStatistics(path, kernels));
+  std::vector<std::string> found;
+  for (const auto& k : kernels) {
+    if (k.conflicts > 0)
+      found.push_back(std::string(k.name) + ": " + std::to_string(k.conflicts) + " bank conflicts in " + std::to_string(k.matrixLoads) +
+                      " matrix loads");
+  }
+  return found;
+}
+
 enum class Outcome { passed, failed, refused, large };
 
 static Outcome judge(const Case& c, const Options& options) {
@@ -176,7 +193,10 @@ static Outcome judge(const Case& c, const Options& options) {
     const std::shared_ptr<Device> device = way.make();
     const Run run = runOn(c, *device->ops, options.small);
     for (const auto& failure : run.failures) fail(way.where, failure);
-    if (!run.failures.empty()) realCard = nullptr;
+    if (way.emulatedPath) {
+      for (const auto& conflict : conflictsOn(way.emulatedPath)) fail(way.where, conflict);
+    }
+    if (!run.failures.empty() || run.lost) realCard = nullptr;
     if (run.refused && outcome == Outcome::passed) outcome = Outcome::refused;
     if (run.large) return Outcome::large;
     if (c.once) return outcome;
@@ -201,18 +221,38 @@ static bool bench(const Case& c, const Options& options) {
   bool ok = true;
   for (const Way& way : waysOf(options)) {
     const std::shared_ptr<Device> device = way.make();
-    const Run run = runOn(c, *device->ops, false);
+    const Run run = runOn(c, *device->ops, options.small);
+    if (run.large) continue;
     const std::string text = !run.failures.empty() ? run.failures[0] : run.refused ? "refused by the device" : run.figures;
     if (!options.json) {
       std::printf("%s [%s]: %s\n", c.name.c_str(), way.where.c_str(), text.c_str());
-    } else if (run.measured > 0) {
-      std::printf("{\"name\": \"%s\", \"where\": \"%s\", \"microseconds\": %.3f, \"bytesPerSecond\": %.6g, \"flopsPerSecond\": %.6g}\n",
-                  c.name.c_str(), way.where.c_str(), run.measured * 1e6, run.cost.bytes / run.measured, run.cost.flops / run.measured);
+    } else if (run.failures.empty() && !run.measured.empty()) {
+      for (const Measured& m : run.measured) {
+        std::printf("{\"name\": \"%s%s\", \"where\": \"%s\", \"microseconds\": %.3f, \"bytesPerSecond\": %.6g, \"flopsPerSecond\": %.6g}\n",
+                    c.name.c_str(), m.what.c_str(), way.where.c_str(), m.seconds * 1e6, m.cost.bytes / m.seconds, m.cost.flops / m.seconds);
+      }
     } else {
       std::printf("{\"name\": \"%s\", \"where\": \"%s\", \"text\": \"%s\"}\n", c.name.c_str(), way.where.c_str(), text.c_str());
     }
     std::fflush(stdout);
     if (!run.failures.empty()) realCard = nullptr;
+    ok = ok && run.failures.empty();
+  }
+  return ok;
+}
+
+// Random rows: whatever draws them, the same ones must come out.
+static bool draws(const Options& options) {
+  const std::shared_ptr<Device> cpu = makeCpu("auto", 1);
+  const long count = std::atol(options.name.c_str());
+  if (count < 1) misused("--draws wants a number of rows, not \"" + options.name + "\".");
+  const Case c{"draws", [&](Run& run) { drawRows(run, *cpu->ops, count, unsigned(options.seed)); }, false, false};
+  bool ok = true;
+  for (const Way& way : waysOf(options)) {
+    const std::shared_ptr<Device> device = way.make();
+    const Run run = runOn(c, *device->ops, false);
+    for (const auto& failure : run.failures) std::printf("FAIL draws [%s]: %s\n", way.where.c_str(), failure.c_str());
+    std::printf("%s: %ld rows %s\n", way.where.c_str(), count, run.failures.empty() ? "as on the CPU and as defined" : "and not all are the same");
     ok = ok && run.failures.empty();
   }
   return ok;
@@ -242,6 +282,7 @@ static Options parse(int count, char** arguments) {
 static int main(int count, char** arguments) {
   const Options o = parse(count, arguments);
   if (o.mode == "--planned") return planned(o.name.c_str());
+  if (o.mode == "--draws") return draws(o) ? 0 : 1;
   int counts[4] = {}, found = 0;
   for (const Case& c : allCases().all) {
     const bool matches = o.mode == "--run" ? c.name == o.name : c.name.compare(0, o.name.size(), o.name) == 0;

@@ -2,7 +2,6 @@
 #include "sample.h"
 
 #include "../model/files.h"
-#include "expect.h"
 
 namespace ewe::test {
 namespace {
@@ -73,22 +72,6 @@ static const std::vector<Batch>& batches() {
   return all;
 }
 
-static void compare(Run& run, const std::vector<Row>& rows, const std::vector<Reference>& references, const Out& out) {
-  for (size_t i = 0; i < rows.size(); i++) {
-    const Sampling& how = rows[i].how;
-    const Reference& r = references[i];
-    EXPECT(out.token[i] == r.token, "%zu ids, row %zu: id %d, not %d (temperature %g topK %d topP %g minP %g penalty %g)", rows[i].logits.size(), i,
-           out.token[i], r.token, double(how.temperature), how.topK, double(how.topP), double(how.minP), double(how.repetitionPenalty));
-    EXPECT(sameBits(out.logprob[i], r.logprob), "%zu ids, row %zu: log-probability %.9g, not %.9g", rows[i].logits.size(), i, double(out.logprob[i]),
-           double(r.logprob));
-    for (size_t j = 0; j < r.top.size(); j++) {
-      const size_t at = i * kTop + j;
-      EXPECT(out.topToken[at] == r.top[j] && sameBits(out.topLogprob[at], r.topLogprob[j]), "%zu ids, row %zu: best %zu is %d: %.9g, not %d: %.9g",
-             rows[i].logits.size(), i, j, out.topToken[at], double(out.topLogprob[at]), r.top[j], double(r.topLogprob[j]));
-    }
-    for (size_t j = r.top.size(); j < kTop; j++) EXPECT(out.topToken[i * kTop + j] == -1, "row %zu: its list is longer than asked for", i);
-  }
-}
 static void compare(Run& run, const Batch& batch) { compare(run, batch.rows, batch.references, sample(run, batch.rows, kTop)); }
 
 static void definition(Run& run) {
@@ -300,6 +283,10 @@ static void logSoftmax(Run& run) {
       EXPECT(logProbs(run, logits, int(vocab), drawn.token, 0).logprob == drawn.logprob, "sample has another value for what it drew");
     }
   }
+}
+
+static void logProbsOfTies(Run& run) {
+  reserve(run);
   const Out ties = logProbs(run, {1, 2, 2, 0, 2, -INFINITY, 1}, 7, {5}, 7);
   EXPECT((ties.topToken == std::vector<int>{1, 2, 4, 0, 6, 3, 5}), "among equals the lower id comes first");
   EXPECT(ties.logprob[0] == -INFINITY, "-inf has probability 0");
@@ -353,25 +340,6 @@ static void time(Run& run, bool nucleus, int rows) {
   run.measure(cost(op), 1, [&](int) { return run.ops.sample(op); });
 }
 
-// Far more rows than a test has time for: the long form of "every draw is the one of the definition". Not timed.
-static void many(Run& run) {
-  reserve(run);
-  Random random(9);
-  unsigned seed = 1000000;
-  for (int done = 0; done < 100000;) {
-    const int dice = random.below(200);
-    const size_t vocab = dice == 0 ? 50280 : dice == 1 ? 100352 : size_t(1 + random.below(dice < 20 ? 6000 : 300));
-    Batch batch;
-    for (int i = vocab > 10000 ? 5 : 100; i > 0; i--) {
-      batch.rows.push_back(randomRow(vocab, seed++));
-      batch.references.push_back(reference(batch.rows.back()));
-    }
-    compare(run, batch);
-    done += int(batch.rows.size());
-  }
-  run.figures = "all as defined";
-}
-
 static Suite suite([](Cases& cases) {
   cases.test("sample/the definition agrees with transformers on sampling.json", transformers);
   cases.test("sample/every draw is the one of the definition, whatever the shape of the logits", definition);
@@ -383,6 +351,7 @@ static Suite suite([](Cases& cases) {
   cases.test("sample/greedy takes the lowest id among equals, after the repetition penalty", greedy);
   cases.test("sample/a NaN or an infinity keeps the draw defined, and a NaN shows in the log-probability", strange);
   cases.test("logProbs/log-softmax of the raw logits, the best first, the same bits as in sample", logSoftmax);
+  cases.test("logProbs/the lower id comes first among equals, and a row may ask for no id", logProbsOfTies);
   cases.test("sample/settings and ids out of range are refused", refusals);
   for (int rows : {1, 64, 256}) {
     for (bool nucleus : {false, true}) {
@@ -390,7 +359,6 @@ static Suite suite([](Cases& cases) {
                   [=](Run& run) { time(run, nucleus, rows); });
     }
   }
-  cases.bench("sample/100,000 random rows draw what the definition draws", many);
 });
 
 }  // namespace

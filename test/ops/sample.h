@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cases.h"
+#include "expect.h"
 #include "ops/draw.h"
 
 namespace ewe::test::draws {
@@ -131,7 +132,7 @@ inline Row randomRow(size_t vocab, unsigned seed) {
   const auto one = [&](std::initializer_list<float> values) { return values.begin()[random.below(int(values.size()))]; };
   Row row;
   row.logits = shaped(random.below(kShapes), vocab, seed);
-  row.how.temperature = one({0, 1, 1, 0.7f, 1.6f, 1e-3f, 1e30f});
+  row.how.temperature = one({0, 1, 1, 0.7f, 1.6f, 1e-3f, 1e30f, 1e-36f});
   row.how.topP = one({1, 1, 0.92f, 0.5f, 0.1f, 0.999f, 1e-6f});
   row.how.minP = one({0, 0, 0.1f, 1, 1e-4f});
   row.how.repetitionPenalty = one({1, 1.3f, 0.8f});
@@ -228,6 +229,23 @@ inline Reference reference(const Row& row) {
   if (how.top > 0) r.top = raw.top(size_t(how.top));
   for (int id : r.top) r.topLogprob.push_back(raw(id));
   return r;
+}
+
+inline void compare(Run& run, const std::vector<Row>& rows, const std::vector<Reference>& references, const Out& out) {
+  for (size_t i = 0; i < rows.size(); i++) {
+    const Sampling& how = rows[i].how;
+    const Reference& r = references[i];
+    EXPECT(out.token[i] == r.token, "%zu ids, row %zu: id %d, not %d (temperature %g topK %d topP %g minP %g penalty %g)", rows[i].logits.size(), i,
+           out.token[i], r.token, double(how.temperature), how.topK, double(how.topP), double(how.minP), double(how.repetitionPenalty));
+    EXPECT(sameBits(out.logprob[i], r.logprob), "%zu ids, row %zu: log-probability %.9g, not %.9g", rows[i].logits.size(), i, double(out.logprob[i]),
+           double(r.logprob));
+    for (size_t j = 0; j < r.top.size(); j++) {
+      const size_t at = i * kTop + j;
+      EXPECT(out.topToken[at] == r.top[j] && sameBits(out.topLogprob[at], r.topLogprob[j]), "%zu ids, row %zu: best %zu is %d: %.9g, not %d: %.9g",
+             rows[i].logits.size(), i, j, out.topToken[at], double(out.topLogprob[at]), r.top[j], double(r.topLogprob[j]));
+    }
+    for (size_t j = r.top.size(); j < kTop; j++) EXPECT(out.topToken[i * kTop + j] == -1, "row %zu: its list is longer than asked for", i);
+  }
 }
 
 }  // namespace ewe::test::draws
