@@ -124,7 +124,7 @@ void blockIn(Run& run, DType weightType, int rows, Activation activation) {
   for (int promptRows : {0, rows}) {
     std::vector<SequenceRows> sequences;
     for (int row = 0; row < rows; row++) sequences.push_back({0, 1, {row}});
-    const Step step = run.step(sequences, promptRows), read = run.step(sequences, 0);
+    const Step step = run.step(sequences, promptRows);
     BlockIn b = {};
     b.x = x.data();
     b.weight = b.weight2 = weight.floats();
@@ -145,7 +145,7 @@ void blockIn(Run& run, DType weightType, int rows, Activation activation) {
     a.q = q.data();
     a.cache = b.qkv.cache;
     a.y = y.data();
-    a.step = read.rows;
+    a.step = step.rows;
     a.heads = 1;
     a.yStride = width;
     a.scale = float(1 / std::sqrt(double(width)));
