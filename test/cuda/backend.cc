@@ -8,11 +8,10 @@
 #include "cases.h"
 #include "cuda/emulated.h"
 #include "faulty.h"
+#include "norm.h"
 
 namespace ewe::test {
 namespace {
-
-constexpr int kWidth = 64;
 
 struct Card {
   std::shared_ptr<Faulty::Fault> fault = std::make_shared<Faulty::Fault>([](const char*) { return Status(); });
@@ -49,17 +48,7 @@ struct Normed {
         x(run.zeros(kWidth, DType::float32)),
         weight(run.array(Floats(kWidth, 1.f), DType::float32)),
         y(run.zeros(kWidth, DType::float32)) {}
-  Norm op() const {
-    Norm n = {};
-    n.x = x.data();
-    n.weight = weight.floats();
-    n.y = y.data();
-    n.rows = 1;
-    n.width = kWidth;
-    n.eps = 1e-5f;
-    n.residualType = n.type = DType::float32;
-    return n;
-  }
+  Norm op() const { return normOf(x.data(), weight, y); }
   // Signs + or - in turn: their norm is the same signs, scaled to one.
   void put(float sign) {
     Floats values(kWidth);

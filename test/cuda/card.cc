@@ -2,27 +2,13 @@
 // goes on, and so do the cases after these.
 #include <cstring>
 
-#include "cases.h"
 #include "cuda/backend.h"
+#include "norm.h"
 
 namespace ewe::test {
 namespace {
 
-constexpr int kWidth = 64;
-
 bool isKind(const Status& status, Kind kind) { return !status.ok() && status.failure().kind == kind; }
-
-Norm normOf(const void* x, const Array& weight, const Array& y) {
-  Norm n = {};
-  n.x = x;
-  n.weight = weight.floats();
-  n.y = y.data();
-  n.rows = 1;
-  n.width = kWidth;
-  n.eps = 1e-5f;
-  n.residualType = n.type = DType::float32;
-  return n;
-}
 
 void outOfMemory(Run& run) {
   Floats signs(kWidth);

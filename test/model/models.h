@@ -67,4 +67,10 @@ class Borrowed : public Ops {
   }
 };
 
+// Weights and the memory they lie in.
+struct Loaded {
+  Buffer arena;
+  ewe::Weights weights;
+};
+
 }  // namespace ewe::test

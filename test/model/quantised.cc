@@ -14,15 +14,6 @@ namespace ewe::test {
 
 static const std::atomic<bool> kNever{false};
 
-namespace {
-
-struct Loaded {
-  Buffer arena;
-  ewe::Weights weights;
-};
-
-}  // namespace
-
 static Status load(Run& run, const Checkpoint& checkpoint, Loaded& out, int threads = 2) {
   Threads team(threads);
   return loadWeights(

@@ -14,15 +14,6 @@ namespace ewe::test {
 using Progress = std::function<void(uint64_t, uint64_t)>;
 static const std::atomic<bool> kNever{false};
 
-namespace {
-
-struct Loaded {
-  Buffer arena;
-  ewe::Weights weights;
-};
-
-}  // namespace
-
 static Status load(
     Ops& ops, const Checkpoint& checkpoint, DType type, Loaded& out, const Progress& progress = [](uint64_t, uint64_t) {},
     const std::atomic<bool>& cancel = kNever) {

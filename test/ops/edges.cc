@@ -2,14 +2,14 @@
 // multiplies or adds in 16 bits, or multiplies whole numbers by their scale too late or too early, comes to an infinity or a NaN here.
 #include <algorithm>
 
-#include "cases.h"
+#include "linear.h"
 
 namespace ewe::test {
 namespace {
 
 constexpr double kMost = 65504;  // of float16
 
-Limits limitsOf(int rows, int width, DType type) {
+Limits blockLimits(int rows, int width, DType type) {
   Limits l = {};
   l.rows = rows;
   l.width = width;
@@ -30,7 +30,7 @@ void cancels(Run& run, DType weightType, int rows, bool out) {
   constexpr int n = 48, k = 161;
   const DType type = run.ops.activationType(weightType);
   if (type == DType::bfloat16) run.bfloat16Products();
-  run.check(run.ops.reserve(limitsOf(rows, k, type)));
+  run.check(run.ops.reserve(blockLimits(rows, k, type)));
   Floats weights(size_t(n) * k), inputs(size_t(rows) * k), before(size_t(rows) * n);
   for (int i = 0; i < n; i++) {
     // Columns j and j + 80 are the same; the largest is 127 steps of the scale, whatever its size.
@@ -43,36 +43,15 @@ void cancels(Run& run, DType weightType, int rows, bool out) {
   for (size_t i = 0; i < before.size(); i++) before[i] = float(int(i % 13) - 6) * 1e5f;
   const Weights w = run.weights(weights, n, k, weightType, {});
   const Array x = run.array(inputs, type), zero = run.zeros(before.size(), DType::float32);
-  Doubles want, bound;
-  for (int row = 0; row < rows; row++) {
-    for (int i = 0; i < n; i++) {
-      double sum = out ? before[size_t(row * n + i)] : 0, magnitude = std::fabs(sum);
-      for (int j = 0; j < k; j++) {
-        sum += w.at(i, j) * x.host[size_t(row * k + j)];
-        magnitude += std::fabs(w.at(i, j) * x.host[size_t(row * k + j)]);
-      }
-      want.push_back(sum);
-      bound.push_back((k + 2) * kUnit * magnitude);
-    }
-  }
+  const Bounded want = productOf(x, w, rows, out ? before : Floats());
   for (int promptRows : {0, rows / 2, rows}) {
     const Array y = run.array(out ? before : zero.host, DType::float32);
     if (out) {
       run.check(run.ops.blockOut({x.data(), w.matrix, y.data(), nullptr, rows, promptRows, DType::float32, type}));
     } else {
-      Linear l = {};
-      l.x = x.data();
-      l.matrix = w.matrix;
-      l.y = y.data();
-      l.rows = rows;
-      l.promptRows = promptRows;
-      l.xStride = k;
-      l.yStride = n;
-      l.type = type;
-      l.outputType = l.residualType = DType::float32;
-      run.check(run.ops.linear(l));
+      run.check(run.ops.linear(linearOf(x, w, y, rows, promptRows)));
     }
-    run.near("y with " + std::to_string(promptRows) + " prompt rows", run.read(y.data(), want.size(), DType::float32), want, bound);
+    run.near("y with " + std::to_string(promptRows) + " prompt rows", run.read(y.data(), want.value.size(), DType::float32), want.value, want.error);
   }
 }
 
@@ -83,7 +62,7 @@ void blockIn(Run& run, DType weightType, int rows, Activation activation) {
   constexpr int width = 64, inner = 96, page = 16;
   const DType type = run.ops.activationType(weightType);
   if (type == DType::bfloat16) run.bfloat16Products();
-  run.check(run.ops.reserve(limitsOf(rows, width, type)));
+  run.check(run.ops.reserve(blockLimits(rows, width, type)));
   Random random(31);
   Floats stream(size_t(rows) * width), weights(size_t(3 * width + inner) * width);
   // Half of a row's numbers of each sign: the mean is 0, the deviation a million, and the norm its signs.

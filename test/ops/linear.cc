@@ -18,16 +18,7 @@ struct Shape {
 static void leaveNaNs(Run& run, int rows, int k) {
   const Weights w = run.weights(Floats(size_t(k) - 2, 1.f), 1, k - 2, DType::bfloat16, {});
   const Array x = run.array(Floats(size_t(rows) * k, NAN), DType::bfloat16), y = run.zeros(rows, DType::float32);
-  Linear l = {};
-  l.x = x.data();
-  l.matrix = w.matrix;
-  l.y = y.data();
-  l.rows = rows;
-  l.xStride = k - 2;
-  l.yStride = 1;
-  l.type = DType::bfloat16;
-  l.outputType = l.residualType = DType::float32;
-  run.check(run.ops.linear(l));
+  run.check(run.ops.linear(linearOf(x, w, y, rows)));
 }
 
 // The classes that rows can be of: all generated, all of a prompt, and both in one step.
@@ -78,19 +69,12 @@ static void linear(Run& run, DType weightType, const Shape& s) {
   if (type == DType::bfloat16 && s.k % 2 && s.k > 2) leaveNaNs(run, s.rows, s.k);
   for (int promptRows : promptRowsOf(s.rows)) {
     const Array y = run.array(s.inPlace ? residual.host : Floats(size_t(s.rows) * yStride, -7.f), output);
-    Linear l = {};
-    l.x = x.data();
-    l.matrix = w.matrix;
-    l.y = y.data();
+    Linear l = linearOf(x, w, y, s.rows, promptRows);
     l.residual = s.inPlace ? y.data() : s.residual ? residual.data() : nullptr;
-    l.rows = s.rows;
-    l.promptRows = promptRows;
     l.xStride = xStride;
     l.yStride = yStride;
     l.activation = s.activation;
-    l.type = type;
     l.outputType = output;
-    l.residualType = DType::float32;
     run.check(run.ops.linear(l));
     run.near("y with " + std::to_string(promptRows) + " prompt rows", run.read(y.data(), want.size(), output), want, bound);
   }
@@ -107,13 +91,8 @@ static void sameBits(Run& run, DType weightType, int n, int k) {
   const Weights w = run.normalWeights(random, n, k, weightType, true);
   const Array x = run.normals(random, size_t(kRows) * k, type);
   const Array y = run.zeros(size_t(kRows) * n, DType::float32);
-  Linear l = {};
-  l.matrix = w.matrix;
-  l.xStride = k;
-  l.yStride = n;
+  Linear l = linearOf(x, w, y, kRows);
   l.activation = Activation::gelu;
-  l.type = type;
-  l.outputType = l.residualType = DType::float32;
   Floats ofClass[2];
   for (int prompt = 0; prompt < 2; prompt++) {
     Floats& all = ofClass[prompt];
@@ -155,14 +134,7 @@ static void anyTile(Run& run, DType weightType) {
   run.check(run.ops.reserve(limitsOf(kRows, kInputs, type)));
   const Weights w = run.normalWeights(random, kOutputs, kInputs, weightType, true);
   const Array x = run.normals(random, size_t(kRows) * kInputs, type), y = run.zeros(size_t(kRows) * kOutputs, DType::float32);
-  Linear l = {};
-  l.x = x.data();
-  l.matrix = w.matrix;
-  l.y = y.data();
-  l.xStride = kInputs;
-  l.yStride = kOutputs;
-  l.type = type;
-  l.outputType = l.residualType = DType::float32;
+  Linear l = linearOf(x, w, y, kRows);
   for (bool prompt : {false, true}) {
     Floats all;
     for (int rows : {kRows, 204, 100, 64, 10}) {
@@ -186,19 +158,11 @@ static void live(Run& run, DType weightType, int rows, int n, int k) {
   run.check(run.ops.reserve(limitsOf(rows, k, type)));
   const Weights w = run.normalWeights(random, n, k, weightType, true);
   const Array x = run.normals(random, size_t(rows) * k, type);
-  Linear l = {};
-  l.x = x.data();
-  l.matrix = w.matrix;
-  l.rows = rows;
-  l.xStride = k;
-  l.yStride = n;
-  l.type = type;
-  l.outputType = l.residualType = DType::float32;
   Floats all;
   for (int count : {rows, rows - 1, rows / 2, 1}) {
     const Array y = run.array(Floats(size_t(rows) * n, -7.f), DType::float32);
     const IntArray many = run.ints({count});
-    l.y = y.data();
+    Linear l = linearOf(x, w, y, rows);
     l.live = many.data();
     run.check(run.ops.linear(l));
     const Floats got = run.read(y.data(), size_t(rows) * n, DType::float32);
@@ -222,37 +186,17 @@ static void largest(Run& run, DType weightType, int rows) {
   Floats values(size_t(rows) * k);
   for (float& value : values) value = random.below(2) ? 65504.f : -65504.f;
   const Array x = run.array(values, type);
-  Doubles sum, bound;
-  for (int row = 0; row < rows; row++) {
-    for (int i = 0; i < n; i++) {
-      double value = 0, magnitude = 0;
-      for (int j = 0; j < k; j++) {
-        value += w.at(i, j) * x.host[size_t(row) * k + j];
-        magnitude += std::fabs(w.at(i, j) * x.host[size_t(row) * k + j]);
-      }
-      sum.push_back(value);
-      bound.push_back((k + 2) * kUnit * magnitude);
-    }
-  }
+  const Bounded sums = productOf(x, w, rows);
   for (DType output : {DType::float32, narrowOf(type)}) {
-    Doubles want = sum, error = bound;
+    Doubles want = sums.value, error = sums.error;
     for (size_t i = 0; i < want.size() && output != DType::float32; i++) {
       if (output == DType::float16) want[i] = std::min(65504.0, std::max(-65504.0, want[i]));
       error[i] += unitOf(output) * (std::fabs(want[i]) + error[i]);
     }
     for (int promptRows : {0, rows}) {
       const Array y = run.zeros(want.size(), output);
-      Linear l = {};
-      l.x = x.data();
-      l.matrix = w.matrix;
-      l.y = y.data();
-      l.rows = rows;
-      l.promptRows = promptRows;
-      l.xStride = k;
-      l.yStride = n;
-      l.type = type;
+      Linear l = linearOf(x, w, y, rows, promptRows);
       l.outputType = output;
-      l.residualType = DType::float32;
       run.check(run.ops.linear(l));
       run.near(std::string(nameOf(output)) + " with " + std::to_string(promptRows) + " prompt rows", run.read(y.data(), want.size(), output), want,
                error);
@@ -314,15 +258,7 @@ static void bench(Run& run, DType weightType, int rows, int n, int k) {
     run.check(run.ops.upload(others[i].data(), stored.data(), stored.size()));
   }
   const Array x = run.normals(random, size_t(rows) * k, type), y = run.zeros(size_t(rows) * n, DType::float32);
-  Linear l = {};
-  l.x = x.data();
-  l.y = y.data();
-  l.matrix = w.matrix;
-  l.rows = rows;
-  l.xStride = k;
-  l.yStride = n;
-  l.type = type;
-  l.outputType = l.residualType = DType::float32;
+  Linear l = linearOf(x, w, y, rows);
   run.measure(cost(l), copies, [&](int copy) {
     l.matrix.data = others[copy].data();
     return run.ops.linear(l);

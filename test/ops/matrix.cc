@@ -17,15 +17,8 @@ static void activation(Run& run, Activation activation) {
     values[size_t(values.size()) - 1 - size_t(std::fabs(std::log10(std::fabs(huge))))] =
         float(type == DType::float32 ? huge : std::min(6e4, std::max(-6e4, huge)));
   const Array x = run.array(values, type), y = run.zeros(values.size(), DType::float32);
-  Linear l = {};
-  l.x = x.data();
-  l.matrix = one.matrix;
-  l.y = y.data();
-  l.rows = int(values.size());
-  l.xStride = l.yStride = 1;
+  Linear l = linearOf(x, one, y, int(values.size()));
   l.activation = activation;
-  l.type = type;
-  l.outputType = l.residualType = DType::float32;
   run.check(run.ops.linear(l));
   Doubles want, bound;
   for (float v : x.host) {
@@ -49,29 +42,9 @@ static void scales(Run& run, int rows, int n, int k) {
   }
   const Weights w = run.weights(values, n, k, DType::int8, {});
   const Array x = run.normals(random, size_t(rows) * k, type), y = run.zeros(size_t(rows) * n, DType::float32);
-  Linear l = {};
-  l.x = x.data();
-  l.matrix = w.matrix;
-  l.y = y.data();
-  l.rows = rows;
-  l.xStride = k;
-  l.yStride = n;
-  l.type = type;
-  l.outputType = l.residualType = DType::float32;
-  run.check(run.ops.linear(l));
-  Doubles want, bound;
-  for (int row = 0; row < rows; row++) {
-    for (int i = 0; i < n; i++) {
-      double sum = 0, magnitude = 0;
-      for (int j = 0; j < k; j++) {
-        sum += w.at(i, j) * x.host[size_t(row) * k + j];
-        magnitude += std::fabs(w.at(i, j) * x.host[size_t(row) * k + j]);
-      }
-      want.push_back(sum);
-      bound.push_back((k + 2) * kUnit * magnitude);
-    }
-  }
-  run.near("y", run.read(y.data(), want.size(), DType::float32), want, bound);
+  run.check(run.ops.linear(linearOf(x, w, y, rows)));
+  const Bounded want = productOf(x, w, rows);
+  run.near("y", run.read(y.data(), want.value.size(), DType::float32), want.value, want.error);
 }
 
 // What is stored comes back, rounded to the type, whatever the pieces; special values too.
