@@ -1,15 +1,15 @@
 // npm run bench [-- NAME ...] [--model DIR] [--weights DTYPE] [--threads N] [--instruction-set SET] [--seconds S] [--json]
 //
-// Names: machine load prefill decode timer text (default: all), or one of the comparisons, peers and agree, which have options of their own.
+// Names: machine load prefill decode timer text requests (default: all), or one of the comparisons, peers and agree, which have options of their own.
 // bench/README.md says what the figures mean.
 import { parseArgs } from 'node:util'
 import { shippedModel, type Model } from '../src/index.js'
 import { agree } from './agree.js'
 import { facts, limits } from './machine.js'
-import { decode, load, open, prefill, text, timer, type Lateness, type Rate, type Report, type Setting, type Weights } from './model.js'
+import { decode, load, open, prefill, requests, text, timer, type Lateness, type Rate, type Report, type Setting, type Weights } from './model.js'
 import { compare } from './peers.js'
 
-const names = ['machine', 'load', 'prefill', 'decode', 'timer', 'text']
+const names = ['machine', 'load', 'prefill', 'decode', 'timer', 'text', 'requests']
 
 async function main(): Promise<void> {
   const [first, ...rest] = process.argv.slice(2)
@@ -51,6 +51,10 @@ async function run(chosen: readonly string[], setting: Setting): Promise<Report>
   if (chosen.includes('decode')) report.decode = await oneAndEight(model, seconds, decode)
   if (chosen.includes('timer')) report.timer = await timer(model, seconds)
   if (chosen.includes('text')) report.text = await oneAndEight(model, seconds, text)
+  if (chosen.includes('requests')) {
+    await using wide = await open(setting, 256, 32)
+    report.requests = { '1': await requests(wide, 1, seconds), '8': await requests(wide, 8, seconds), '32': await requests(wide, 32, seconds) }
+  }
   return report
 }
 
@@ -93,6 +97,7 @@ function readable({ machine, model, ...report }: Report): string {
   if (report.decode !== undefined) lines.push(line('decode 1', report.decode['1']), line('decode 8', report.decode['8']))
   if (report.timer !== undefined) lines.push(lateness('timer idle', report.timer.idle), lateness('generating', report.timer.generating))
   if (report.text !== undefined) lines.push(line('text 1', report.text['1']), line('text 8', report.text['8']))
+  for (const [count, rate] of Object.entries(report.requests ?? {})) lines.push(line(`requests ${count}`, rate))
   return lines.join('\n')
 }
 

@@ -29,9 +29,9 @@ export interface Rate extends Figure {
 const depth = 16 // tokens of the prompt before decoding
 const length = 64 // steps of decoding
 
-export function open(setting: Setting, maxContext = 1024): Promise<Model> {
+export function open(setting: Setting, maxContext = 1024, maxBatch = 8): Promise<Model> {
   const { weights, instructionSet, threads } = setting
-  return Model.load(setting.model, { device: 'cpu', weights, instructionSet, maxContext, maxBatch: 8, ...(threads === undefined ? {} : { threads }) })
+  return Model.load(setting.model, { device: 'cpu', weights, instructionSet, maxContext, maxBatch, ...(threads === undefined ? {} : { threads }) })
 }
 
 /** Milliseconds from a folder whose files are in the page cache to a model that can be asked. */
@@ -83,11 +83,25 @@ export async function decode(model: Model, sequences: number, seconds: number): 
       await model.complete(prompt, { n: sequences, maxNewTokens, temperature: 0, ignoreEos: true })
       return performance.now() - start
     }
+    await time(1) // then the prompt's pages are known, and both of the next find them
     const one = await time(1)
     return (steps * sequences) / (((await time(steps + 1)) - one) / 1e3)
   })
   const bytes = model.plan.memory['weights']! + model.plan.memory['vectors']!
   return { ...figure, unit: 'tokens/s', tokens: steps * sequences, gbs: (bytes * figure.median) / sequences / 1e9 }
+}
+
+/** Tokens a second of so many requests under way at once, each with a prompt of its own, from the first to the last of their answers. */
+export async function requests(model: Model, count: number, seconds: number): Promise<Rate> {
+  const tokens = Math.min(length, model.plan.maxContext - depth)
+  let seed = 0
+  const figure = await measure(`requests ${count}`, seconds, async () => {
+    const prompts = Array.from({ length: count }, () => randomTokens(model, depth, seed++))
+    const start = performance.now()
+    await Promise.all(prompts.map((prompt) => model.complete(prompt, { maxNewTokens: tokens, temperature: 0, ignoreEos: true })))
+    return (tokens * count) / ((performance.now() - start) / 1e3)
+  })
+  return { ...figure, unit: 'tokens/s', tokens: tokens * count }
 }
 
 /** Elements of the matrices of one layer. */
@@ -173,4 +187,5 @@ export interface Report {
   decode?: { '1': Rate; '8': Rate }
   timer?: { idle: Lateness; generating: Lateness }
   text?: { '1': Rate; '8': Rate }
+  requests?: Record<'1' | '8' | '32', Rate>
 }

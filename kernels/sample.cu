@@ -39,17 +39,18 @@ DEVICE float largestOfLanes(float x) {
 }
 DEVICE float largest(const float* each) { return largestOfLanes(lane() < threads() / 32 ? each[lane()] : floatOf(kMinusInfinity)); }
 
-// s.nan is 0 before. Scores rise with the logits, so only the penalty, which some ids have, asks for a look at each.
+// s.nan is 0 before. Scores rise with the logits, so only what some ids have, a penalty or an adjustment, asks for a look at each.
 DEVICE Best findBest(SampleShared& s, const Row& raw, const Row& scaled) {
-  float mine = floatOf(kMinusInfinity), penalised = mine;
+  float mine = floatOf(kMinusInfinity), looked = mine;
+  const bool look = scaled.penalised || scaled.adjusted;
   bool nan = false;
   eachLogit<4>(s, raw, [&](int id, float logit, bool real) {
     nan = nan || logit != logit;
     mine = maxOf(mine, logit);
-    if (scaled.penalised && real) penalised = maxOf(penalised, scoreOf(s, scaled, id, logit));
+    if (look && real) looked = maxOf(looked, scoreOf(s, scaled, id, logit));
   });
   if (nan) atomicOr(&s.nan, 1u);
-  const float raws = largestOfLanes(mine), scaleds = largestOfLanes(scaled.penalised ? penalised : scoreOf(s, scaled, 0, mine));
+  const float raws = largestOfLanes(mine), scaleds = largestOfLanes(look ? looked : draw::score(mine, false, 1, scaled.divisor));
   if (lane() == 0) {
     s.raw[warp()] = raws;
     s.scaled[warp()] = scaleds;
@@ -107,14 +108,34 @@ DEVICE void writeTop(SampleShared& s, const Row& raw, float mine, int top, int* 
 DEVICE bool allowed(const Sampling& how, const Sample& a) {  // written so that a NaN is not
   return how.temperature >= 0 && how.temperature <= draw::kLargest && how.topP > 0 && how.topP <= 1 && how.minP >= 0 && how.minP <= 1 &&
          how.repetitionPenalty > 0 && how.repetitionPenalty <= draw::kLargest && how.topK >= 0 && how.top >= 0 && how.top <= a.topStride &&
-         how.top <= a.vocab;
+         how.top <= a.vocab && how.adjusted >= 0;
 }
 
 DEVICE Row scaledRow(Row r, const Sampling& how) {
   r.penalised = how.repetitionPenalty != 1;
   r.penalty = how.repetitionPenalty;
   r.divisor = how.temperature == 1 ? 0 : how.temperature;  // x / 1 is x
+  r.adjusted = how.adjusted > 0;
   return r;
+}
+
+// Marks the ids whose logits are adjusted; false where they do not rise within the vocabulary, or something else than a number is added. `s.adjusted`
+// and s.leastKey are clear.
+DEVICE bool markAdjusted(SampleShared& s, const Sampling& how, int vocab) {
+#pragma unroll 1
+  for (int i = thread(); i < how.adjusted; i += threads()) {
+    const int id = how.adjustedId[i];
+    const float amount = how.adjustment[i];
+    const bool rises = id >= 0 && id < vocab && (i == 0 || id > how.adjustedId[i - 1]);
+    if (rises && amount >= -draw::kLargest && amount <= draw::kLargest) {
+      atomicOr(&s.adjusted[id >> 5 & 31], 1u << (id & 31));
+      atomicMin(&s.leastKey, draw::key(draw::tame(amount)));
+    } else {
+      atomicOr(&s.strange, 1u);
+    }
+  }
+  syncBlock();
+  return s.strange == 0;
 }
 
 // Marks the ids of the history in s.repeated; false where one is outside the vocabulary.
@@ -200,10 +221,14 @@ KERNEL(sample, Sample, kSampleThreads, 1) {
     s.ids = idsOfWarp(raw);
     s.nan = s.strange = 0;
     s.lowest = ~0u;
+    s.leastKey = draw::key(0);
+    s.how = &how;
   }
+  if (thread() < 32) s.adjusted[thread()] = 0;
   syncBlock();
   bool good = allowed(how, args);
   if (good && how.repetitionPenalty != 1) good = markRepeated(s, how, args.vocab);
+  if (good && how.adjusted) good = markAdjusted(s, how, args.vocab);
   if (!good) {
     if (thread() == 0) {
       args.token[row] = -1;
@@ -214,7 +239,7 @@ KERNEL(sample, Sample, kSampleThreads, 1) {
 
   const Row scaled = scaledRow(raw, how);
   const Best best = findBest(s, raw, scaled);
-  const bool greedy = how.temperature == 0, same = !scaled.penalised && scaled.divisor == 0;
+  const bool greedy = how.temperature == 0, same = !scaled.penalised && !scaled.adjusted && scaled.divisor == 0;
   Mass rawMass = 0, mass = 0;
   unsigned lowest = ~0u;
   eachLogit<2>(s, raw, [&](int id, float logit, bool real) {

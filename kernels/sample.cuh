@@ -41,8 +41,11 @@ struct SampleShared {
   unsigned listed, lowest;
   unsigned nan, strange;  // whether a logit is none, whether an id of the history is none
   int chosen;
-  int ids;               // of each warp's part of the row
-  unsigned repeated[1];  // a bit for each id of the history; the launch asks for as many words as the vocabulary needs
+  int ids;                // of each warp's part of the row
+  const Sampling* how;    // of the row
+  unsigned leastKey;      // of the smallest number that is added to a logit, of 0 at most
+  unsigned adjusted[32];  // a bit for the last ten bits of each id whose logit is adjusted: most others are told apart by it
+  unsigned repeated[1];   // a bit for each id of the history; the launch asks for as many words as the vocabulary needs
 };
 static_assert(sizeof(SampleShared) == kSampleShared && kSampleBins == 1 << kBinBits);
 
@@ -52,11 +55,28 @@ struct Row {
   const float* logits;
   bool penalised;          // the ids of SampleShared::repeated are
   float penalty, divisor;  // divisor 0: none
+  bool adjusted;           // some logits are, as SampleShared::how says
   int vocab, lead;         // lead: numbers between the 16-byte boundary before the row and its beginning
 };
 
-DEVICE Row rowOf(const float* logits, int vocab) { return {logits, false, 1, 0, vocab, int(reinterpret_cast<unsigned long long>(logits) / 4 % 4)}; }
+DEVICE Row rowOf(const float* logits, int vocab) {
+  return {logits, false, 1, 0, false, vocab, int(reinterpret_cast<unsigned long long>(logits) / 4 % 4)};
+}
+// By bisection: few ids come here.
+DEVICE float adjustedLogit(const Sampling& how, int id, float logit) {
+  int first = 0, end = how.adjusted;
+  while (first < end) {
+    const int middle = (first + end) / 2;
+    if (how.adjustedId[middle] < id) {
+      first = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return first < how.adjusted && how.adjustedId[first] == id ? draw::sum(logit, how.adjustment[first]) : logit;
+}
 DEVICE float scoreOf(const SampleShared& s, const Row& r, int id, float logit) {
+  if (r.adjusted && (s.adjusted[id >> 5 & 31] >> (id & 31) & 1)) logit = adjustedLogit(*s.how, id, logit);
   return draw::score(logit, r.penalised && (s.repeated[id >> 5] >> (id & 31) & 1), r.penalty, r.divisor);
 }
 
@@ -64,7 +84,7 @@ DEVICE float scoreOfKey(unsigned key) { return floatOf(key & 0x80000000u ? key ^
 
 // Ids with logits below this have smaller keys. Those above may have.
 DEVICE float barOf(const Row& r, unsigned key) {
-  if (key <= draw::key(-draw::kLargest) || (r.penalised && r.penalty < 1)) return floatOf(kMinusInfinity);
+  if (key <= draw::key(-draw::kLargest) || (r.penalised && r.penalty < 1) || r.adjusted) return floatOf(kMinusInfinity);
   const float score = scoreOfKey(key);
   if (r.divisor == 0) return score;
   if (maxOf(score, -score) < 1e-36f) return floatOf(kMinusInfinity);  // quotients near it may be rounded by more than 2^-24 of themselves
@@ -254,7 +274,8 @@ struct Border {
 };
 
 // A score that some id of a thread reaches whose largest logit this is.
-DEVICE float reachedScore(const Row& r, float logit) {
+DEVICE float reachedScore(const SampleShared& s, const Row& r, float logit) {
+  if (r.adjusted) logit = minOf(logit, draw::sum(logit, scoreOfKey(s.leastKey)));
   const float plain = draw::score(logit, false, r.penalty, r.divisor);
   return r.penalised ? minOf(plain, draw::score(logit, true, r.penalty, r.divisor)) : plain;
 }
@@ -265,8 +286,8 @@ DEVICE Border border(SampleShared& s, const Row& r, float best, float mine, bool
   const unsigned top = draw::key(best);
   Border at = {top, {}, 0};  // key: the largest that it can be; equal: how many ids can be at it
   bool seeds = !byMass && place < Mass(threads()), gathers = !seeds;
-  int listed = threads();                               // negative: the list does not hold them
-  if (seeds) s.list[thread()] = reachedScore(r, mine);  // a barrier came since the last list was read: before its histogram's scan
+  int listed = threads();                                  // negative: the list does not hold them
+  if (seeds) s.list[thread()] = reachedScore(s, r, mine);  // a barrier came since the last list was read: before its histogram's scan
   for (;;) {
     if (gathers) {
       at.equal = gather(s, r, low, at.key);

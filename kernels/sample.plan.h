@@ -11,7 +11,7 @@ constexpr int kSampleListed = 4096;  // scores that a search keeps in shared mem
 constexpr int kSampleTop = 32;       // best ids of a list: one warp orders them
 
 // Bytes of SampleShared: its three tables and the rest. The set of repeated ids follows, a bit each.
-constexpr int kSampleShared = 12 * kSampleBins + 4 * kSampleListed + 8 * kSampleTop + 1360;
+constexpr int kSampleShared = 12 * kSampleBins + 4 * kSampleListed + 8 * kSampleTop + 1496;
 static_assert(kSampleShared + draw::kMaxVocab / 8 <= 64 * 1024, "the least that a card's block may ask for");
 
 // One thread for four ids; a power of two, so that the bins share out evenly. The count decides nothing but the time.

@@ -1,5 +1,5 @@
 import { DisposedError, fromNative } from './errors.js'
-import { loadNative, type NativeCheckpoint, type NativeEngine, type NativeEvent, type NativeLoadOptions, type NativeRequest, type NativeStats } from './native.js'
+import { loadNative, type NativeCheckpoint, type NativeEngine, type NativeEvent, type NativeLoadOptions, type NativeRequest, type NativeStats, type Numbered } from './native.js'
 
 /** Bytes of every id for the text of generated tokens: {@link NativeEngine.setText}. */
 export interface TextTable {
@@ -69,20 +69,29 @@ export class Engine {
     return run
   }
 
-  async score(tokens: Int32Array, top: number): Promise<{ logprobs: Float32Array; topTokens: Int32Array; topLogprobs: Float32Array }> {
-    this.#check()
-    const caller = new Error()
-    return await this.#track(this.#native.score(tokens, top)).catch((thrown: unknown) => {
-      throw fromNative(thrown, caller)
-    })
+  score(tokens: Int32Array, top: number, signal?: AbortSignal): Promise<{ logprobs: Float32Array; topTokens: Int32Array; topLogprobs: Float32Array }> {
+    return this.#evaluate(() => this.#native.score(tokens, top), signal)
   }
 
-  async logits(tokens: Int32Array): Promise<Float32Array> {
+  logits(tokens: Int32Array, signal?: AbortSignal): Promise<Float32Array> {
+    return this.#evaluate(() => this.#native.logits(tokens), signal)
+  }
+
+  async #evaluate<T>(begin: () => Numbered<T>, signal: AbortSignal | undefined): Promise<T> {
     this.#check()
+    signal?.throwIfAborted()
     const caller = new Error()
-    return await this.#track(this.#native.logits(tokens)).catch((thrown: unknown) => {
+    const { request, result } = begin()
+    const cancel = (): void => this.#native.cancel(request)
+    signal?.addEventListener('abort', cancel, { once: true })
+    try {
+      return await this.#track(result)
+    } catch (thrown) {
+      signal?.throwIfAborted()
       throw fromNative(thrown, caller)
-    })
+    } finally {
+      signal?.removeEventListener('abort', cancel)
+    }
   }
 
   stats(): NativeStats {

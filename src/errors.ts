@@ -66,6 +66,16 @@ export class NumericError extends EweError {
   readonly code = 'EWE_NUMERIC'
 }
 
+/** More requests wait than the queue takes: try again later. */
+export class QueueFullError extends EweError {
+  readonly code = 'EWE_QUEUE_FULL'
+}
+
+/** A request whose deadline passed before its answer was complete. */
+export class DeadlineError extends EweError {
+  readonly code = 'EWE_DEADLINE'
+}
+
 /** Use of a model after `dispose()`. */
 export class DisposedError extends EweError {
   readonly code = 'EWE_DISPOSED'
@@ -115,6 +125,10 @@ function build(failure: NativeFailure): EweError {
       return new ContextLengthError(failure.message)
     case 'numeric':
       return new NumericError(failure.message)
+    case 'queue':
+      return new QueueFullError(failure.message)
+    case 'deadline':
+      return new DeadlineError(failure.message)
     case 'disposed':
       return new DisposedError(failure.message)
     default:

@@ -9,6 +9,7 @@ export { shippedModel } from './package.js'
 export {
   CheckpointError,
   ContextLengthError,
+  DeadlineError,
   DeviceError,
   DisposedError,
   EweError,
@@ -18,5 +19,6 @@ export {
   NumericError,
   OptionError,
   OutOfMemoryError,
+  QueueFullError,
   TokenizerError,
 } from './errors.js'

@@ -155,12 +155,10 @@ export class Model implements AsyncDisposable {
     const { topLogprobs, signal } = check(scoreOptions, options)
     const checked = sequences.map((sequence, i) => this.#ids(sequence, `sequences[${i}]`))
     const top = Math.min(topLogprobs, this.config.vocab)
-    const results: (TokenLogprob | null)[][] = []
-    for (const tokens of checked) {
-      signal?.throwIfAborted()
-      const scored = await this.#engine.score(tokens, top)
-      results.push(
-        Array.from(tokens, (token, i) =>
+    return await limited(
+      checked.map((tokens) => async () => {
+        const scored = await this.#engine.score(tokens, top, signal)
+        return Array.from(tokens, (token, i) =>
           i === 0
             ? null
             : {
@@ -168,10 +166,10 @@ export class Model implements AsyncDisposable {
                 logprob: scored.logprobs[i - 1]!,
                 top: pairs(scored.topTokens.subarray((i - 1) * top, i * top), scored.topLogprobs.subarray((i - 1) * top, i * top)),
               },
-        ),
-      )
-    }
-    return results
+        )
+      }),
+      2 * this.plan.maxBatch,
+    )
   }
 
   /** Logits of every token of a sequence, `[length, vocab]` in fp32. */
@@ -244,13 +242,29 @@ export class Model implements AsyncDisposable {
       topP: options.topP ?? defaults.topP,
       minP: options.minP ?? defaults.minP,
       repetitionPenalty: options.repetitionPenalty ?? defaults.repetitionPenalty,
+      presencePenalty: options.presencePenalty ?? 0,
+      frequencyPenalty: options.frequencyPenalty ?? 0,
+      ...this.#biases(options.logitBias ?? {}),
       seed: seed === undefined ? randomBytes(8).readBigUInt64LE() : BigInt(seed),
       endIds: Int32Array.from(new Set(endIds)),
       stop: [...templateStop, ...(typeof stop === 'string' ? [stop] : stop)],
       logprobs: options.logprobs === undefined ? -1 : Math.min(options.logprobs, this.config.vocab),
       keepSpecial: options.keepSpecial ?? false,
+      priority: options.priority ?? 0,
+      timeout: options.deadline ?? 0,
     }
     return { request, droppedTurns: 0, signal }
+  }
+
+  #biases(logitBias: Record<string, number>): Pick<NativeRequest, 'biasedIds' | 'biases'> {
+    const entries = Object.entries(logitBias).map(([id, bias]) => [Number(id), bias] as const)
+    entries.sort(([a], [b]) => a - b)
+    if (entries.length > 1024) throw new OptionError('logitBias', 'at most 1024 ids', entries.length)
+    entries.forEach(([id], i) => {
+      if (id >= this.config.vocab) throw new OptionError('logitBias', `token ids from 0 to ${this.config.vocab - 1}`, id)
+      if (id === entries[i - 1]?.[0]) throw new OptionError('logitBias', 'each id once', id)
+    })
+    return { biasedIds: Int32Array.from(entries, ([id]) => id), biases: Float32Array.from(entries, ([, bias]) => bias) }
   }
 
   async *#pieces({ request, droppedTurns, signal }: Prepared): AsyncGenerator<StreamPiece, void, void> {
@@ -290,6 +304,17 @@ export class Model implements AsyncDisposable {
   }
 }
 
+/** Runs tasks, at most `most` at a time, and gives their results in order. */
+async function limited<T>(tasks: readonly (() => Promise<T>)[], most: number): Promise<T[]> {
+  const results: T[] = []
+  const left = tasks.entries()
+  const work = async (): Promise<void> => {
+    for (const [i, task] of left) results[i] = await task()
+  }
+  await Promise.all(Array.from({ length: Math.min(most, tasks.length) }, work))
+  return results
+}
+
 /** The defaults of generation_config.json, read as transformers does: greedy unless do_sample, and then 50 best tokens unless top_k says otherwise. */
 function fileDefaults(file: GenerationConfig, promptTokens: number): Defaults {
   const length = file.maxNewTokens ?? (file.maxLength === undefined ? greedyDefaults.maxNewTokens : Math.max(1, file.maxLength - promptTokens))
@@ -317,8 +342,11 @@ function nativeOptions(checkpoint: Checkpoint, options: ReturnType<typeof loadOp
     threads: options.threads ?? 0,
     maxContext,
     pageSize: options.pageSize,
-    pages: 0,
+    pages: options.pages ?? 0,
     stepRows: options.chunk,
+    maxQueue: options.maxQueue,
+    prefixCache: options.prefixCache,
+    reserve: options.admission === 'reserve',
   }
   return { ...base, maxBatch: options.maxBatch ?? defaultBatch(checkpoint, base, device) }
 }

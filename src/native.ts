@@ -96,8 +96,14 @@ export interface NativeLoadOptions {
   pageSize: number
   /** Cache pages in all. */
   pages: number
-  /** Most rows of one step. */
+  /** Rows of a step that prompts fill up. */
   stepRows: number
+  /** Most requests that wait. */
+  maxQueue: number
+  /** Requests share the pages of common beginnings. */
+  prefixCache: boolean
+  /** A request starts only when pages for its longest answer are left. */
+  reserve: boolean
 }
 
 /** What {@link NativeEngine.submit} takes: everything already checked. */
@@ -110,6 +116,11 @@ export interface NativeRequest {
   topP: number
   minP: number
   repetitionPenalty: number
+  presencePenalty: number
+  frequencyPenalty: number
+  /** Rising ids, and what is added to their logits. */
+  biasedIds: Int32Array
+  biases: Float32Array
   /** 64 bits. */
   seed: bigint
   /** Ids that end a sample. */
@@ -120,6 +131,10 @@ export interface NativeRequest {
   logprobs: number
   /** Whether special tokens appear in the text. */
   keepSpecial: boolean
+  /** More goes first. */
+  priority: number
+  /** Milliseconds after which it is given up, or 0. */
+  timeout: number
 }
 
 /** One token of one sample, or a rest of text without a token. */
@@ -145,13 +160,30 @@ export interface NativeEvent {
 export interface NativeStats {
   /** Bytes by part, as planned and allocated. */
   memory: Record<string, number>
+  /** Cache pages that requests hold, those that are kept for their prompts only, and all. */
   pagesUsed: number
+  pagesCached: number
   pages: number
   steps: number
+  /** Tokens of prompts that were computed, and those found in the cache instead. */
   promptTokens: number
+  reusedTokens: number
   generatedTokens: number
+  /** Sequences that gave up their pages for others and were computed again. */
+  preempted: number
+  /** Requests by how they ended. */
+  finished: number
+  cancelled: number
+  failed: number
+  /** Sequences that wait, and that run. */
   queued: number
   running: number
+}
+
+/** A result to come, and the number that {@link NativeEngine.cancel} takes. */
+export interface Numbered<T> {
+  request: number
+  result: Promise<T>
 }
 
 /** One loaded model with its loop thread. */
@@ -168,9 +200,9 @@ export interface NativeEngine {
   submit(request: NativeRequest): number
   cancel(request: number): void
   /** Log-probabilities of tokens[1..] given those before, and the best `top` beside them. Prompt class. */
-  score(tokens: Int32Array, top: number): Promise<{ logprobs: Float32Array; topTokens: Int32Array; topLogprobs: Float32Array }>
+  score(tokens: Int32Array, top: number): Numbered<{ logprobs: Float32Array; topTokens: Int32Array; topLogprobs: Float32Array }>
   /** [length, vocab]. */
-  logits(tokens: Int32Array): Promise<Float32Array>
+  logits(tokens: Int32Array): Numbered<Float32Array>
   stats(): NativeStats
   /** Ends the loop and frees everything; requests under way end as cancelled. */
   dispose(): Promise<void>

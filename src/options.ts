@@ -27,8 +27,19 @@ export const loadOptions = z.strictObject({
   maxBatch: z.int().min(1).max(4096).optional(),
   /** Tokens of a cache page, a multiple of 16. Default 64. */
   pageSize: z.int().min(16).max(1024).multipleOf(16).default(64),
-  /** Most tokens of a prompt that one step takes. Default 256. */
+  /** Tokens of a step that prompts fill up, beside one for each sequence that generates. Default 256. */
   chunk: z.int().min(1).max(65536).default(256),
+  /** Cache pages in all. Default: what `maxBatch` sequences at full context need. With fewer, requests that run wait for each other when pages run out. */
+  pages: z.int().min(1).max(1 << 24).optional(),
+  /** Most requests that wait; more are refused with QueueFullError. Default 4096. */
+  maxQueue: z.int().min(1).max(1 << 24).default(4096),
+  /** Prompts with a common beginning share its pages, also with later requests. The same bits with and without. Default true. */
+  prefixCache: z.boolean().default(true),
+  /**
+   * When a request may start: `pages` when its prompt has room, and who came last is sent back if pages run out later; `reserve` when its longest answer
+   * has room beside those of all others. Default `pages`.
+   */
+  admission: z.enum(['pages', 'reserve']).default('pages'),
   /** Threads of the CPU device. Default: one for each processor this process may use. */
   threads: z.int().min(1).max(1024).optional(),
   /** Instruction set of the CPU device. Default `auto`, the best one there is. */
@@ -53,12 +64,22 @@ const sampling = {
   minP: z.number().min(0).max(1).optional(),
   /** Divides positive and multiplies negative logits of tokens seen before, prompt included. Default 1. */
   repetitionPenalty: z.number().gt(0).max(1e6).optional(),
+  /** Taken off the logits of tokens that were generated before (OpenAI's definition). Default 0. */
+  presencePenalty: z.number().min(-100).max(100).optional(),
+  /** The same, once for each time that a token was generated. Default 0. */
+  frequencyPenalty: z.number().min(-100).max(100).optional(),
+  /** Added to the logits of ids, by id, before all else. At most 1024. */
+  logitBias: z.record(z.string().regex(/^\d{1,9}$/, 'token ids as keys'), z.number().min(-1000).max(1000)).optional(),
   /** The same seed gives the same text, whatever else runs. Default: a random one, which the result tells. */
   seed: seed.optional(),
   /** Texts that end the answer and are cut from it. */
   stop: z.union([z.string().min(1).max(1024), z.array(z.string().min(1).max(1024)).max(64)]).optional(),
   /** Samples of the same prompt. Default 1. */
   n: z.int().min(1).max(maxSamples).optional(),
+  /** Requests with more start first, and take the places of those with less. Default 0. */
+  priority: z.int().min(-1000).max(1000).optional(),
+  /** Milliseconds from the call after which the request is given up with DeadlineError. Default: none. */
+  deadline: z.number().gt(0).max(1e9).optional(),
   /** Report log-probabilities: of the chosen token (0) and of that many best ones. Default: none. */
   logprobs: z.int().min(0).max(20).optional(),
   /** Ends the request within one token; its promise rejects with the signal's reason. */

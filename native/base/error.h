@@ -5,7 +5,7 @@
 namespace ewe {
 
 // Each kind is one class of src/errors.ts; napi/errors.cc holds the table.
-enum class Kind : int { ok = 0, option, checkpoint, device, memory, context, disposed, aborted, numeric, internal };
+enum class Kind : int { ok = 0, option, checkpoint, device, memory, context, disposed, aborted, numeric, queue, deadline, internal };
 
 struct Failure {
   Kind kind;

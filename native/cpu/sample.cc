@@ -262,7 +262,7 @@ struct Row {
 
   int token(const Sampling& how, Mass rawMass) {
     float highest = best;
-    const bool raw = how.repetitionPenalty == 1 && (how.temperature == 0 || how.temperature == 1);
+    const bool raw = how.repetitionPenalty == 1 && how.adjusted == 0 && (how.temperature == 0 || how.temperature == 1);
     if (!raw) {
       bool nan;
       highest = writeScores(logits, vocab, how.temperature, scores, &nan);
@@ -271,8 +271,12 @@ struct Row {
           const int id = how.history[i];
           scores[id] = draw::score(logits[id], true, how.repetitionPenalty, how.temperature);
         }
-        highest = largest(scores, vocab);
       }
+      for (int i = 0; i < how.adjusted; i++) {
+        const int id = how.adjustedId[i];
+        scores[id] = draw::score(draw::sum(logits[id], how.adjustment[i]), repeats(how, id), how.repetitionPenalty, how.temperature);
+      }
+      if (how.repetitionPenalty != 1 || how.adjusted > 0) highest = largest(scores, vocab);
     }
     if (how.temperature == 0) return firstAt(scores, highest);
 
@@ -289,6 +293,13 @@ struct Row {
   }
 
  private:
+  static bool repeats(const Sampling& how, int id) {
+    for (int i = 0; how.repetitionPenalty != 1 && i < how.historyLength; i++) {
+      if (how.history[i] == id) return true;
+    }
+    return false;
+  }
+
   // Raises the cut to the border of top-p, takes the ties that are not needed off the row, and returns the mass that stays.
   Mass keepNucleus(Mass need, float highest, float* cut) {
     const Vector cuts = set(*cut);
@@ -328,7 +339,7 @@ struct Row {
 Status check(const Sampling& how, const Sample& s, int row) {
   // Written so that a NaN fails.
   if (!(how.temperature >= 0 && how.temperature <= draw::kLargest && how.topP > 0 && how.topP <= 1 && how.minP >= 0 && how.minP <= 1 &&
-        how.repetitionPenalty > 0 && how.repetitionPenalty <= draw::kLargest && how.topK >= 0))
+        how.repetitionPenalty > 0 && how.repetitionPenalty <= draw::kLargest && how.topK >= 0 && how.adjusted >= 0))
     return Status::fail(Kind::internal, "sample: row %d has temperature %g, topP %g, minP %g, repetitionPenalty %g, topK %d", row,
                         double(how.temperature), double(how.topP), double(how.minP), double(how.repetitionPenalty), how.topK);
   if (how.top < 0 || how.top > s.topStride || how.top > s.vocab)
@@ -336,6 +347,13 @@ Status check(const Sampling& how, const Sample& s, int row) {
   for (int i = 0; how.repetitionPenalty != 1 && i < how.historyLength; i++) {
     if (how.history[i] < 0 || how.history[i] >= s.vocab)
       return Status::fail(Kind::internal, "sample: row %d has id %d in its history, vocabulary %d", row, how.history[i], s.vocab);
+  }
+  for (int i = 0; i < how.adjusted; i++) {
+    const int id = how.adjustedId[i];
+    if (id < 0 || id >= s.vocab || (i > 0 && id <= how.adjustedId[i - 1]) ||
+        !(how.adjustment[i] >= -draw::kLargest && how.adjustment[i] <= draw::kLargest))
+      return Status::fail(Kind::internal, "sample: row %d adds %g to id %d, adjustment %d, vocabulary %d", row, double(how.adjustment[i]), id, i,
+                          s.vocab);
   }
   return {};
 }

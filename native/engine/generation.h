@@ -1,55 +1,54 @@
-// One request under way: its prompt, its samples, and the step that they take next. Samples share the prompt's whole pages and copy its last one.
+// One request under way: its samples, each a sequence of the scheduler, and what they answer. Knows no device.
 #pragma once
+#include <deque>
+#include <map>
 #include <memory>
 #include <vector>
 
-#include "engine/pages.h"
 #include "engine/request.h"
-#include "engine/runner.h"
+#include "engine/scheduler.h"
+#include "ops/args.h"
 
 namespace ewe {
 
 class Generation {
  public:
-  // Takes over the prompt's pages. The text table outlives it.
-  Generation(int id, const Request& request, Runner& runner, Pages& pages, const TextTable& text, std::vector<int> promptPages);
-  ~Generation();
+  struct Sample : Sequence {
+    Generation* generation;
+    int index;
+    TextStream text;
+    bool begun = false, done = false;
+    std::map<int, int> generated;  // how often each token was, where that is asked for
 
-  // Draws the first token of every sample from the logits of the prompt's last row (the runner's last head).
-  Status first(std::vector<Event>& events);
-  // One token more for up to maxBatch samples.
-  Status step(const std::atomic<bool>& stop, std::vector<Event>& events);
+    Sample(Generation* owner, int number, TextStream stream) : generation(owner), index(number), text(std::move(stream)) {}
+  };
+
+  // The text table outlives it. Only the first sample has the prompt: the others begin with the first token that they draw from its last row.
+  Generation(int id, Request request, const TextTable& text, uint64_t space);
+  Generation(const Generation&) = delete;
+
+  int id() const { return id_; }
+  const Request& request() const { return request_; }
+  std::deque<Sample>& samples() { return samples_; }
   bool done() const { return live_ == 0; }
-  int running() const { return int(active_.size()); }
+  bool penalised() const { return request_.repetitionPenalty != 1; }
+  bool counted() const { return request_.presencePenalty != 0 || request_.frequencyPenalty != 0; }
+  // What is added to logits before the sample's next token is drawn, by rising ids.
+  void adjustments(const Sample& sample, std::vector<int>& ids, std::vector<float>& amounts) const;
+
+  // How the next token of a sample is drawn, without what lies on the device.
+  Sampling sampling(const Sample& sample) const;
+  // The sample goes on with this token, or ends.
+  Status accept(Sample& sample, Drawn& drawn, std::vector<Event>& events);
   // Ends what is not done yet.
   void finish(Finish why, const std::shared_ptr<Failure>& failure, std::vector<Event>& events);
 
  private:
-  struct Sequence {
-    int index;               // of the sample
-    std::vector<int> pages;  // empty until active
-    int length;              // tokens so far, prompt included; all but the last are in the cache
-    int last;                // token that is not in the cache yet
-    TextStream text;
-    bool done = false;
-  };
-
-  Sampling sampling(const Sequence& sequence, int slot) const;
-  Status activate(Sequence& sequence, int slot);
-  Status grow(Sequence& sequence);
-  void retire(Sequence& sequence);
-  Status accept(Sequence& sequence, int slot, Drawn& drawn, std::vector<Event>& events);
-  Status penalise(int slot, int at, const int* tokens, int count);
+  void end(Sample& sample, Event& event);
 
   const int id_;
-  const Request& request_;
-  Runner& runner_;
-  Pages& pages_;
-  std::vector<int> promptPages_;
-  std::vector<Sequence> sequences_;
-  std::vector<std::vector<int>> generated_;  // per sample, for the repetition penalty
-  std::vector<int> active_;                  // index of the sequence in each slot in use
-  int waiting_ = 0;                          // next sequence to become active
+  const Request request_;
+  std::deque<Sample> samples_;
   int live_;
 };
 

@@ -10,6 +10,8 @@ static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 int logitRows(const EngineOptions& o) { return std::max(o.maxBatch, 32); }
 
+int mostAdjusted(const EngineOptions& o) { return o.maxContext + kMostBiases; }
+
 int pagesPerSequence(const EngineOptions& o) { return (o.maxContext + o.pageSize - 1) / o.pageSize; }
 
 // One page more than full contexts need: the part-filled last page of a prompt stays while its samples hold copies of it.
@@ -40,6 +42,8 @@ StepLayout stepLayoutOf(const EngineOptions& o) {
   l.uploaded = used;
   l.target = take(logits * sizeof(int));
   l.history = take(size_t(logitRows(o)) * size_t(o.maxContext) * sizeof(int));
+  l.adjustedId = take(size_t(logitRows(o)) * size_t(mostAdjusted(o)) * sizeof(int));
+  l.adjustment = take(size_t(logitRows(o)) * size_t(mostAdjusted(o)) * sizeof(float));
   l.drawn = take(logits * sizeof(int));
   l.logprob = take(logits * sizeof(float));
   l.topToken = take(logits * kTopLogprobs * sizeof(int));

@@ -13,12 +13,18 @@ struct EngineOptions {
   int maxBatch;             // sequences in a decode step
   int pageSize;             // tokens
   int pages;                // in all; 0 for what maxBatch full contexts can ever need
-  int stepRows;             // most rows of a step
+  int stepRows;             // rows of a step that prompts fill up
+  int maxQueue = 1 << 20;   // requests that wait
+  bool prefixCache = true;  // requests share the pages of common beginnings
+  bool reserve = false;     // a request starts only when pages for its longest answer are left
   bool recordSteps = true;  // replay decode steps where the device can
 };
 
 // Rows whose logits exist at once.
 int logitRows(const EngineOptions& options);
+// Logits of a row that something can be added to: those with a bias, and every token that was generated.
+constexpr int kMostBiases = 1024;
+int mostAdjusted(const EngineOptions& options);
 int pagesPerSequence(const EngineOptions& options);
 int pageCount(const EngineOptions& options);
 Limits limitsOf(const Spec& spec, const Ops& ops, const EngineOptions& options);
@@ -40,7 +46,7 @@ Layout layoutOf(const Spec& spec, const Ops& ops, const EngineOptions& options);
 // The step arena's parts, as offsets in bytes. What is uploaded each step lies first and together.
 struct StepLayout {
   size_t token, position, sequence, start, pages, logitRows, sampling, live, uploaded;  // uploaded: end of that part
-  size_t target, history, drawn, logprob, topToken, topLogprob, total;
+  size_t target, history, adjustedId, adjustment, drawn, logprob, topToken, topLogprob, total;
 };
 constexpr int kTopLogprobs = 20;
 StepLayout stepLayoutOf(const EngineOptions& options);

@@ -1,12 +1,15 @@
 #include "engine/loop.h"
 
 #include <algorithm>
-
-#include "engine/generation.h"
+#include <chrono>
 
 namespace ewe {
 
 static Status disposed() { return Status::fail(Kind::disposed, "the model was disposed of"); }
+
+static int64_t clockNow() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 Engine::Engine(std::unique_ptr<Threads> threads, std::unique_ptr<Ops> ops) : threads_(std::move(threads)), ops_(std::move(ops)) {}
 
@@ -36,55 +39,66 @@ void Engine::join() {
   threads_.reset();
 }
 
+// ---- what comes in
+
 void Engine::setText(TextTable table) {
   std::lock_guard<std::mutex> lock(mutex_);
   text_ = std::move(table);
 }
 
-int Engine::enqueue(Job job) {
-  int id;
+Status Engine::enqueue(int tokens, Incoming incoming, int* id) {
+  const int pages = Scheduler::pagesFor(tokens, options_.pageSize);
+  if (pages > pageCount(options_)) {
+    return Status::fail(Kind::memory, "%d tokens need %d pages of the cache, which has %d: ask for less, or load with more memory for it", tokens,
+                        pages, pageCount(options_));
+  }
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    id = job.id = nextId_++;
-    queue_.push_back(std::move(job));
+    const int waiting = int(queue_.size()) + waiting_;
+    if (waiting >= options_.maxQueue)
+      return Status::fail(Kind::queue, "%d requests wait already, and the queue takes %d: try again later", waiting, options_.maxQueue);
+    incoming.id = nextId_++;
+    *id = incoming.id;
+    queue_.push_back(std::move(incoming));
   }
   wake_.notify_all();
-  return id;
+  return {};
 }
 
-int Engine::submit(Request request) {
-  Job job;
-  job.request = std::make_unique<Request>(std::move(request));
-  return enqueue(std::move(job));
+Status Engine::submit(Request request, int* id) {
+  const int tokens = int(request.tokens.size()) + request.maxNewTokens - 1;  // the last one that is drawn never enters the cache
+  return enqueue(tokens, {0, std::make_unique<Request>(std::move(request)), nullptr}, id);
 }
 
-void Engine::submit(Score score) {
-  Job job;
-  job.score = std::make_unique<Score>(std::move(score));
-  enqueue(std::move(job));
+Status Engine::submit(Score score, int* id) {
+  auto e = std::make_unique<Evaluation>();
+  e->tokens = score.tokens;
+  e->score = std::make_unique<Score>(std::move(score));
+  const int tokens = int(e->tokens.size());
+  return enqueue(tokens, {0, nullptr, std::move(e)}, id);
 }
 
-void Engine::submit(LogitsOf logits) {
-  Job job;
-  job.logits = std::make_unique<LogitsOf>(std::move(logits));
-  enqueue(std::move(job));
+Status Engine::submit(LogitsOf logits, int* id) {
+  auto e = std::make_unique<Evaluation>();
+  e->tokens = logits.tokens;
+  e->logits = std::make_unique<LogitsOf>(std::move(logits));
+  const int tokens = int(e->tokens.size());
+  return enqueue(tokens, {0, nullptr, std::move(e)}, id);
 }
 
 void Engine::cancel(int request) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  const bool known = request == current_ || std::any_of(queue_.begin(), queue_.end(), [&](const Job& job) { return job.id == request; });
-  if (known) cancelled_.insert(request);
-}
-
-bool Engine::cancelled(int job) const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return cancelled_.count(job) > 0;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (stop_ || request <= 0 || request >= nextId_) return;
+    cancelled_.insert(request);
+  }
+  wake_.notify_all();
 }
 
 EngineStats Engine::stats() const {
   std::lock_guard<std::mutex> lock(mutex_);
   EngineStats stats = stats_;
-  stats.queued = int(queue_.size());
+  stats.queued += int(queue_.size());
   return stats;
 }
 
@@ -93,191 +107,202 @@ Layout Engine::layout() const {
   return layout_;
 }
 
-void Engine::count(int64_t EngineStats::*what, int64_t by) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  stats_.*what += by;
-  stats_.pagesUsed = pages_->used();
-}
+// ---- the loop
 
 void Engine::run(Checkpoint checkpoint) {
   runner_ = std::make_unique<Runner>(*ops_);
   Status loaded = runner_->load(checkpoint, options_, *threads_, listener_.progress, stop_);
   const bool ready = loaded.ok();
-  if (ready) {
-    pages_ = std::make_unique<Pages>(pageCount(options_));
+  pages_ = std::make_unique<Pages>(pageCount(options_), options_.pageSize);
+  scheduler_ = std::make_unique<Scheduler>(*pages_, options_.pageSize, Scheduler::Limits{options_.maxBatch, options_.stepRows, options_.reserve});
+  {
     std::lock_guard<std::mutex> lock(mutex_);
-    layout_ = runner_->layout();
-    stats_.pages = pages_->count();
+    if (ready) layout_ = runner_->layout();
+    stats_.pages = now_.pages = pages_->count();
   }
   checkpoint = {};
   listener_.loaded(std::move(loaded));
-  for (;;) {
-    Job job;
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
-      if (queue_.empty()) break;
-      job = std::move(queue_.front());
-      queue_.pop_front();
-      current_ = job.id;
-      stats_.running = 1;
-    }
-    if (stop_ || !ready) {
-      abandon(job, disposed());
+  while (collect()) {
+    if (!ready) {
+      abandonAll();
     } else {
-      serve(job);
+      step();
     }
-    std::lock_guard<std::mutex> lock(mutex_);
-    cancelled_.erase(job.id);
-    current_ = 0;
-    stats_.running = 0;
-    if (pages_) stats_.pagesUsed = pages_->used();
   }
+  abandonAll();
 }
 
-void Engine::serve(Job& job) {
-  if (job.request) {
-    Status status = generate(job.id, *job.request);
-    if (!status.ok()) abandon(job, std::move(status));
-  } else if (job.score) {
-    Score::Result result;
-    Status status = score(*job.score, result);
-    if (stop_ && !status.ok()) status = disposed();
-    job.score->done(std::move(status), std::move(result));
-  } else {
-    std::vector<float> logits;
-    Status status = allLogits(*job.logits, logits);
-    if (stop_ && !status.ok()) status = disposed();
-    job.logits->done(std::move(status), std::move(logits));
-  }
-}
-
-// Tells a job that it will not be served: by an event for each sample, or by its callback.
-void Engine::abandon(Job& job, Status why) {
-  if (job.score) return job.score->done(std::move(why), {});
-  if (job.logits) return job.logits->done(std::move(why), {});
-  const bool stopped = why.failure().kind == Kind::disposed || why.failure().kind == Kind::aborted;
-  auto failure = std::make_shared<Failure>(why.failure());
-  std::vector<Event> events;
-  for (int i = 0; i < job.request->n; i++) {
-    Event event;
-    event.request = job.id;
-    event.sample = i;
-    event.finish = stopped ? Finish::cancelled : Finish::error;
-    if (!stopped) event.failure = failure;
-    events.push_back(std::move(event));
-  }
-  listener_.events(std::move(events));
-}
-
-Status Engine::takePages(int tokens, std::vector<int>& pages) {
-  for (int i = 0; i * options_.pageSize < tokens; i++) {
-    const int page = pages_->take();
-    if (page < 0) {
-      Status full = Status::fail(Kind::internal, "the cache has no page left: %d of %d in use", pages_->used(), pages_->count());
-      releasePages(pages);
-      return full;
-    }
-    pages.push_back(page);
-  }
-  return {};
-}
-
-void Engine::releasePages(std::vector<int>& pages) {
-  for (int page : pages) pages_->release(page);
-  pages.clear();
-  std::lock_guard<std::mutex> lock(mutex_);
-  stats_.pagesUsed = pages_->used();
-}
-
-Status Engine::prefill(const std::vector<int>& tokens, const std::vector<int>& pages, int job, const std::function<Status(int, int)>& after) {
-  for (int first = 0; first < int(tokens.size()); first += options_.stepRows) {
-    if (cancelled(job)) return Status::fail(Kind::aborted, "cancelled");
-    const int rows = std::min(options_.stepRows, int(tokens.size()) - first);
-    EWE_TRY(runner_->run({{&tokens[size_t(first)], first, rows, &pages, true}}, stop_));
-    count(&EngineStats::steps, 1);
-    count(&EngineStats::promptTokens, rows);
-    EWE_TRY(after(first, rows));
-  }
-  return {};
-}
-
-Status Engine::generate(int id, const Request& request) {
-  TextTable* table;
+// Takes what came in since the last step; waits while there is nothing to do. False when the loop is over.
+bool Engine::collect() {
+  std::vector<Incoming> incoming;
+  std::set<int> cancelled;
   {
-    // Set before the first request and never again, so reading it without the lock afterwards is safe.
-    std::lock_guard<std::mutex> lock(mutex_);
-    table = &text_;
+    std::unique_lock<std::mutex> lock(mutex_);
+    wake_.wait(lock, [this] { return stop_ || !queue_.empty() || !cancelled_.empty() || scheduler_->running() + scheduler_->waiting() > 0; });
+    incoming.swap(queue_);
+    cancelled.swap(cancelled_);
+    waiting_ += int(incoming.size());
   }
-  std::vector<int> pages;
-  EWE_TRY(takePages(int(request.tokens.size()), pages));
+  for (Incoming& one : incoming) take(one);
+  if (stop_) return false;
   std::vector<Event> events;
+  const Status aborted = Status::fail(Kind::aborted, "cancelled");
+  for (const int id : cancelled) end(id, Finish::cancelled, &aborted, events);
+  if (!events.empty()) settle(std::move(events));
+  expire();
+  return true;
+}
+
+void Engine::take(Incoming& incoming) {
+  if (incoming.request) {
+    const uint64_t space = options_.prefixCache ? 0 : uint64_t(incoming.id);
+    auto generation = std::make_unique<Generation>(incoming.id, std::move(*incoming.request), text_, space);
+    if (generation->request().deadline > 0) deadlines_.insert({generation->request().deadline, incoming.id});
+    scheduler_->add(generation->samples()[0]);
+    generations_[incoming.id] = std::move(generation);
+    return;
+  }
+  Evaluation& e = *incoming.evaluation;
+  e.prompt = e.most = int(e.tokens.size());
+  e.order = int64_t(incoming.id) << 16;
+  e.space = options_.prefixCache ? 0 : uint64_t(incoming.id);
+  e.everyRow = true;
+  scheduler_->add(e);
+  evaluations_[incoming.id] = std::move(incoming.evaluation);
+}
+
+void Engine::expire() {
+  if (deadlines_.empty() || deadlines_.begin()->first > clockNow()) return;
+  std::vector<Event> events;
+  const Status late = Status::fail(Kind::deadline, "the request's deadline passed before its answer was complete");
+  const int64_t now = clockNow();
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const int id = deadlines_.begin()->second;
+    deadlines_.erase(deadlines_.begin());
+    end(id, Finish::error, &late, events);
+  }
+  settle(std::move(events));
+}
+
+void Engine::step() {
+  if (scheduler_->running() + scheduler_->waiting() == 0) return;
+  const StepPlan plan = scheduler_->plan();
   {
-    Generation generation(id, request, *runner_, *pages_, *table, pages);
-    const int last = int(request.tokens.size()) - 1;
-    Status status =
-        prefill(request.tokens, pages, id, [&](int first, int rows) { return first + rows <= last ? Status() : runner_->head({last - first}); });
-    if (status.ok()) status = generation.first(events);
-    while (status.ok() && !generation.done()) {
-      count(&EngineStats::generatedTokens, int64_t(events.size()));
-      listener_.events(std::move(events));
-      events.clear();
-      status = cancelled(id) ? Status::fail(Kind::aborted, "cancelled") : generation.step(stop_, events);
-      count(&EngineStats::steps, 1);
+    std::lock_guard<std::mutex> lock(mutex_);
+    waiting_ = scheduler_->waiting();  // what has a place now makes room in the queue
+  }
+  std::vector<Draw> draws;
+  Status status = plan.shares.empty() ? Status::fail(Kind::internal, "no sequence of %d can go on", scheduler_->running() + scheduler_->waiting())
+                                      : work(plan, *runner_, stop_, draws);
+  now_.steps++;
+  now_.preempted += plan.preempted;
+  std::vector<Event> events;
+  if (!status.ok()) {
+    // Nothing of the step counts. Who took part hears of it; the others go on.
+    scheduler_->failed();
+    if (stop_) return;
+    std::set<int> lost;
+    for (const Share& share : plan.shares) lost.insert(int(share.sequence->order >> 16));
+    if (plan.shares.empty()) {
+      for (const auto& [id, generation] : generations_) lost.insert(id);
+      for (const auto& [id, evaluation] : evaluations_) lost.insert(id);
     }
-    if (!status.ok()) {
-      const bool cancelled = status.failure().kind == Kind::aborted;
-      generation.finish(cancelled ? Finish::cancelled : Finish::error, cancelled ? nullptr : std::make_shared<Failure>(status.failure()), events);
+    for (const int id : lost) end(id, Finish::error, &status, events);
+    return settle(std::move(events));
+  }
+  scheduler_->done();
+  now_.reusedTokens += plan.reused;
+  std::vector<int> complete;
+  for (const Share& share : plan.shares) {
+    if (share.prompt) now_.promptTokens += share.count;
+    if (share.sequence->everyRow && share.last) complete.push_back(int(share.sequence->order >> 16));
+  }
+  for (const int id : complete) end(id, Finish::none, nullptr, events);
+  for (Draw& draw : draws) {
+    Generation::Sample& sample = *draw.sample;
+    if (sample.done) continue;  // the request failed with a draw before this one
+    const bool begins = !sample.begun && sample.index > 0;
+    Status accepted = sample.generation->accept(sample, draw.drawn, events);
+    if (accepted.ok() && !sample.done) accepted = remember(sample, *runner_);
+    if (!accepted.ok()) {
+      end(sample.generation->id(), Finish::error, &accepted, events);
+      continue;
+    }
+    now_.generatedTokens++;
+    if (sample.done && !begins) {
+      scheduler_->remove(sample);
+    } else if (begins && !sample.done) {
+      scheduler_->add(sample);
     }
   }
-  // Its pages are free before the last word goes out: who hears of the end may count on them.
-  count(&EngineStats::generatedTokens, std::count_if(events.begin(), events.end(), [](const Event& event) { return event.token >= 0; }));
-  listener_.events(std::move(events));
-  return {};
+  settle(std::move(events));
 }
 
-Status Engine::score(const Score& score, Score::Result& result) {
-  std::vector<int> pages;
-  EWE_TRY(takePages(int(score.tokens.size()), pages));
-  const int wanted = int(score.tokens.size()) - 1;
-  result.logprobs.resize(size_t(wanted));
-  result.topTokens.resize(size_t(wanted) * size_t(score.top));
-  result.topLogprobs.resize(size_t(wanted) * size_t(score.top));
-  Status status = prefill(score.tokens, pages, -1, [&](int first, int rows) -> Status {
-    for (int begin = 0; begin < rows; begin += logitRows(options_)) {
-      std::vector<int> logits, targets;
-      for (int i = begin; i < std::min(rows, begin + logitRows(options_)) && first + i < wanted; i++) {
-        logits.push_back(i);
-        targets.push_back(score.tokens[size_t(first + i + 1)]);
-      }
-      if (logits.empty()) break;
-      const size_t at = size_t(first + begin);
-      EWE_TRY(runner_->head(logits));
-      EWE_TRY(runner_->logProbs(targets, score.top, &result.logprobs[at], result.topTokens.data() + at * size_t(score.top),
-                                result.topLogprobs.data() + at * size_t(score.top)));
-    }
-    return {};
-  });
-  releasePages(pages);
-  return status;
+// ---- ends
+
+// Takes part no further. Its pages are free before the last word goes out: who hears of the end may count on them.
+void Engine::forget(Generation& generation) {
+  for (Generation::Sample& sample : generation.samples()) {
+    if (!sample.done && (sample.begun || sample.index == 0)) scheduler_->remove(sample);
+  }
 }
 
-Status Engine::allLogits(const LogitsOf& logits, std::vector<float>& result) {
-  std::vector<int> pages;
-  EWE_TRY(takePages(int(logits.tokens.size()), pages));
-  const size_t vocab = size_t(runner_->spec().vocab);
-  result.resize(logits.tokens.size() * vocab);
-  Status status = prefill(logits.tokens, pages, -1, [&](int first, int rows) -> Status {
-    for (int begin = 0; begin < rows; begin += logitRows(options_)) {
-      std::vector<int> wanted;
-      for (int i = begin; i < std::min(rows, begin + logitRows(options_)); i++) wanted.push_back(i);
-      EWE_TRY(runner_->head(wanted));
-      EWE_TRY(runner_->logits(int(wanted.size()), &result[size_t(first + begin) * vocab]));
-    }
-    return {};
-  });
-  releasePages(pages);
-  return status;
+// Of a request that is gone already nothing happens.
+void Engine::end(int id, Finish why, const Status* status, std::vector<Event>& events) {
+  const auto evaluation = evaluations_.find(id);
+  if (evaluation != evaluations_.end()) {
+    scheduler_->remove(*evaluation->second);
+    const Failure* failure = status && !status->ok() ? &status->failure() : nullptr;
+    evaluation->second->finish(failure ? Status::fail(failure->kind, "%s", failure->message) : Status());
+    evaluations_.erase(evaluation);
+    return;
+  }
+  const auto generation = generations_.find(id);
+  if (generation == generations_.end() || generation->second->done()) return;
+  forget(*generation->second);
+  generation->second->finish(why, why == Finish::error ? std::make_shared<Failure>(status->failure()) : nullptr, events);
+  if (generation->second->request().deadline > 0) deadlines_.erase({generation->second->request().deadline, id});
+}
+
+// Counts, then tells. Requests that are over are forgotten.
+void Engine::settle(std::vector<Event> events) {
+  for (const Event& event : events) {
+    if (event.finish == Finish::none) continue;
+    const auto at = generations_.find(event.request);
+    if (at == generations_.end() || !at->second->done()) continue;
+    now_.finished += event.finish == Finish::stop || event.finish == Finish::length;
+    now_.cancelled += event.finish == Finish::cancelled;
+    now_.failed += event.finish == Finish::error;
+    if (at->second->request().deadline > 0) deadlines_.erase({at->second->request().deadline, at->first});
+    generations_.erase(at);
+  }
+  now_.pagesUsed = pages_->used();
+  now_.pagesCached = pages_->cached();
+  now_.running = scheduler_->running();
+  now_.queued = scheduler_->waiting();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stats_ = now_;
+    waiting_ = scheduler_->waiting();
+  }
+  if (!events.empty()) listener_.events(std::move(events));
+}
+
+// The end of the loop, or a load that failed: all that is under way is told.
+void Engine::abandonAll() {
+  std::vector<Incoming> incoming;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    incoming.swap(queue_);
+  }
+  for (Incoming& one : incoming) take(one);
+  std::vector<Event> events;
+  const Status why = disposed();
+  std::vector<int> ids;
+  for (const auto& [id, generation] : generations_) ids.push_back(id);
+  for (const auto& [id, evaluation] : evaluations_) ids.push_back(id);
+  for (const int id : ids) end(id, Finish::cancelled, &why, events);
+  settle(std::move(events));
 }
 
 }  // namespace ewe

@@ -1,22 +1,24 @@
-// The engine: one thread that owns a model on a device and serves requests from a queue. Requests come in by submit(); what they produce goes out
-// through the listener, once a step. The neighbours, in the order of a request's way: request.h (what is asked), pages.h (room in the cache),
-// runner.h (a step on the device), text.h (ids to text).
+// The engine: one thread that owns a model on a device and serves many requests at once. Requests come in by submit(); what they produce goes out
+// through the listener, once a step. The neighbours, in the order of a request's way: request.h (what is asked), scheduler.h (whose turn it is, with
+// pages.h: room in the cache), work.h (a step on the device), generation.h (a request under way), text.h (ids to text).
 #pragma once
 #include <condition_variable>
-#include <deque>
+#include <map>
 #include <mutex>
 #include <set>
 #include <thread>
 
-#include "engine/pages.h"
-#include "engine/request.h"
-#include "engine/runner.h"
+#include "engine/work.h"
 
 namespace ewe {
 
 struct EngineStats {
-  int64_t steps = 0, promptTokens = 0, generatedTokens = 0;
-  int pagesUsed = 0, pages = 0, queued = 0, running = 0;
+  int64_t steps = 0, promptTokens = 0, generatedTokens = 0;  // rows of prompts that were computed; tokens that were drawn
+  int64_t reusedTokens = 0;                                  // tokens found in the index instead of computed
+  int64_t preempted = 0;                                     // sequences that were sent back for want of pages
+  int64_t finished = 0, cancelled = 0, failed = 0;           // requests
+  int pagesUsed = 0, pagesCached = 0, pages = 0;
+  int queued = 0, running = 0;  // sequences that wait, and that run
 };
 
 class Engine {
@@ -39,53 +41,58 @@ class Engine {
   void join();
 
   void setText(TextTable table);
-  int submit(Request request);
+  // Refuses what does not fit the cache, and more than the queue takes.
+  Status submit(Request request, int* id);
+  Status submit(Score score, int* id);
+  Status submit(LogitsOf logits, int* id);
   void cancel(int request);
-  void submit(Score score);
-  void submit(LogitsOf logits);
   EngineStats stats() const;
   // Valid after loading.
   Layout layout() const;
 
  private:
-  struct Job {
-    int id = 0;
-    std::unique_ptr<Request> request;
-    std::unique_ptr<Score> score;
-    std::unique_ptr<LogitsOf> logits;
+  struct Incoming {
+    int id;
+    std::unique_ptr<Request> request;        // or
+    std::unique_ptr<Evaluation> evaluation;  // of a score or logits
   };
 
-  int enqueue(Job job);
+  Status enqueue(int tokens, Incoming incoming, int* id);
   void run(Checkpoint checkpoint);
-  void serve(Job& job);
-  void abandon(Job& job, Status why);
-  Status generate(int id, const Request& request);
-  Status score(const Score& score, Score::Result& result);
-  Status allLogits(const LogitsOf& logits, std::vector<float>& result);
-  // Runs a prompt through the model in steps of at most stepRows; after each, `after(first, count)` sees its rows.
-  Status prefill(const std::vector<int>& tokens, const std::vector<int>& pages, int job, const std::function<Status(int first, int count)>& after);
-  Status takePages(int tokens, std::vector<int>& pages);
-  void releasePages(std::vector<int>& pages);
-  bool cancelled(int job) const;
-  void count(int64_t EngineStats::*what, int64_t by);
+  bool collect();
+  void take(Incoming& incoming);
+  void expire();
+  void step();
+  void settle(std::vector<Event> events);
+  void end(int id, Finish why, const Status* status, std::vector<Event>& events);
+  void forget(Generation& generation);
+  void abandonAll();
 
   std::unique_ptr<Threads> threads_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Runner> runner_;
   std::unique_ptr<Pages> pages_;
+  std::unique_ptr<Scheduler> scheduler_;
   EngineOptions options_{};
   Listener listener_;
-  TextTable text_;
   std::thread thread_;
   std::atomic<bool> stop_{false};
 
+  // The loop's own: what is under way.
+  std::map<int, std::unique_ptr<Generation>> generations_;
+  std::map<int, std::unique_ptr<Evaluation>> evaluations_;
+  std::set<std::pair<int64_t, int>> deadlines_;
+  EngineStats now_;
+
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Job> queue_;
+  TextTable text_;  // set before the first request and never again
+  std::vector<Incoming> queue_;
   std::set<int> cancelled_;
   EngineStats stats_;
   Layout layout_{};
-  int nextId_ = 1, current_ = 0;
+  int nextId_ = 1;
+  int waiting_ = 0;  // sequences that the loop has taken and that have no place yet
 };
 
 }  // namespace ewe

@@ -16,12 +16,25 @@ struct Request {
   int maxNewTokens;         // at least one; prompt and answer fit the context
   int n;                    // samples
   float temperature, topP, minP, repetitionPenalty;
+  // As OpenAI defines them: taken off the logits of tokens that were generated, once, and once for each time.
+  float presencePenalty, frequencyPenalty;
+  std::vector<std::pair<int, float>> logitBias;  // ids, rising, and what is added to their logits
   int topK;
   uint64_t seed;
   std::vector<int> endIds;
   std::vector<std::string> stop;
   int logprobs;  // -1 none, else how many of the best beside the chosen one
   bool keepSpecial;
+  int priority;      // more goes first
+  int64_t deadline;  // nanoseconds of the steady clock when it is given up, or 0
+};
+
+// What sampling returns for a row.
+struct Drawn {
+  int token;
+  float logprob;
+  std::vector<int> topTokens;
+  std::vector<float> topLogprobs;
 };
 
 enum class Finish : int { none = 0, stop, length, cancelled, error };

@@ -244,6 +244,19 @@ Status Runner::appendHistory(int slot, int at, const int* tokens, int count) {
   return ops_.upload(const_cast<int*>(history(slot)) + at, tokens, size_t(count) * sizeof(int));
 }
 
+Status Runner::setAdjustments(int slot, const std::vector<int>& ids, const std::vector<float>& amounts, Sampling& sampling) {
+  const size_t most = size_t(mostAdjusted(options_)), first = size_t(slot) * most;
+  if (ids.size() > most) return Status::fail(Kind::internal, "%zu adjusted logits of at most %zu", ids.size(), most);
+  int* const id = step<int>(stepLayout_.adjustedId) + first;
+  float* const amount = step<float>(stepLayout_.adjustment) + first;
+  sampling.adjusted = int(ids.size());
+  sampling.adjustedId = id;
+  sampling.adjustment = amount;
+  if (ids.empty()) return {};
+  EWE_TRY(ops_.upload(id, ids.data(), ids.size() * sizeof(int)));
+  return ops_.upload(amount, amounts.data(), amounts.size() * sizeof(float));
+}
+
 Status Runner::copyPage(int from, int to) { return ops_.copyPage(model_.cache, model_.spec.layers, model_.cacheLayer, from, to); }
 
 }  // namespace ewe

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/layout.h"
+#include "engine/request.h"
 #include "model/forward.h"
 
 namespace ewe {
@@ -15,14 +16,6 @@ struct Piece {
   int position, count;
   const std::vector<int>* pages;
   bool prompt;  // token class
-};
-
-// What sampling returns for a row.
-struct Drawn {
-  int token;
-  float logprob;
-  std::vector<int> topTokens;
-  std::vector<float> topLogprobs;
 };
 
 class Runner {
@@ -49,6 +42,8 @@ class Runner {
   // The ids that the repetition penalty of a history slot knows; slots are 0 .. logitRows(options) - 1.
   Status appendHistory(int slot, int at, const int* tokens, int count);
   const int* history(int slot) const;
+  // What is added to logits in a row's draw, of the same slots. At most mostAdjusted(options) ids.
+  Status setAdjustments(int slot, const std::vector<int>& ids, const std::vector<float>& amounts, Sampling& sampling);
   Status copyPage(int from, int to);
 
   const Layout& layout() const { return layout_; }

@@ -13,6 +13,8 @@ const char* kindName(Kind kind) {
     case Kind::disposed: return "disposed";
     case Kind::aborted: return "aborted";
     case Kind::numeric: return "numeric";
+    case Kind::queue: return "queue";
+    case Kind::deadline: return "deadline";
     case Kind::internal: return "internal";
   }
   return "internal";

@@ -133,8 +133,9 @@ void EngineObject::report(std::vector<Event> events) {
 }
 
 Napi::Value EngineObject::submit(const Napi::CallbackInfo& info) {
-  Engine& engine = this->engine(info.Env());
-  return Napi::Number::New(info.Env(), engine.submit(requestOf(info[0], spec_, options_)));
+  int id = 0;
+  throwIf(info.Env(), engine(info.Env()).submit(requestOf(info[0], spec_, options_), &id));
+  return Napi::Number::New(info.Env(), id);
 }
 
 void EngineObject::cancel(const Napi::CallbackInfo& info) {
@@ -145,6 +146,18 @@ template <typename T>
 static Napi::Value typedArray(Napi::Env env, const std::vector<T>& values) {
   auto out = Napi::TypedArrayOf<T>::New(env, values.size());
   if (!values.empty()) std::memcpy(out.Data(), values.data(), values.size() * sizeof(T));
+  return out;
+}
+
+// The promise, and the number by which what it waits for can be cancelled. What is refused rejects.
+template <typename Submit>
+Napi::Value EngineObject::numbered(Napi::Env env, Napi::Value promise, int id, Submit submit) {
+  int request = 0;
+  Status queued = submit(&request);
+  if (!queued.ok()) settle(id, queued.failure());
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("request", request);
+  out.Set("result", promise);
   return out;
 }
 
@@ -169,8 +182,7 @@ Napi::Value EngineObject::score(const Napi::CallbackInfo& info) {
       settle(id).Resolve(object);
     });
   };
-  engine.submit(std::move(score));
-  return out;
+  return numbered(info.Env(), out, id, [&](int* request) { return engine.submit(std::move(score), request); });
 }
 
 Napi::Value EngineObject::logits(const Napi::CallbackInfo& info) {
@@ -186,8 +198,7 @@ Napi::Value EngineObject::logits(const Napi::CallbackInfo& info) {
       settle(id).Resolve(typedArray(env, shared->second));
     });
   };
-  engine.submit(std::move(logits));
-  return out;
+  return numbered(info.Env(), out, id, [&](int* request) { return engine.submit(std::move(logits), request); });
 }
 
 Napi::Value EngineObject::stats(const Napi::CallbackInfo& info) {
@@ -196,10 +207,16 @@ Napi::Value EngineObject::stats(const Napi::CallbackInfo& info) {
   Napi::Object o = Napi::Object::New(info.Env());
   o.Set("memory", layoutObject(info.Env(), engine.layout()));
   o.Set("pagesUsed", stats.pagesUsed);
+  o.Set("pagesCached", stats.pagesCached);
   o.Set("pages", stats.pages);
   o.Set("steps", double(stats.steps));
   o.Set("promptTokens", double(stats.promptTokens));
+  o.Set("reusedTokens", double(stats.reusedTokens));
   o.Set("generatedTokens", double(stats.generatedTokens));
+  o.Set("preempted", double(stats.preempted));
+  o.Set("finished", double(stats.finished));
+  o.Set("cancelled", double(stats.cancelled));
+  o.Set("failed", double(stats.failed));
   o.Set("queued", stats.queued);
   o.Set("running", stats.running);
   return o;

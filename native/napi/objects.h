@@ -37,6 +37,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
 
   Engine& engine(Napi::Env env) const;  // throws Kind::disposed when there is none
   // A promise that only the JavaScript thread touches; engine threads know its number.
+  template <typename Submit>
+  Napi::Value numbered(Napi::Env env, Napi::Value promise, int id, Submit submit);
   int promise(Napi::Env env, Napi::Value& out);
   Napi::Promise::Deferred settle(int id);
   void settle(int id, const Failure& failure);

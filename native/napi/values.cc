@@ -1,5 +1,6 @@
 #include "napi/values.h"
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 
@@ -173,6 +174,9 @@ LoadOptions loadOptionsOf(const Napi::Value& value) {
   l.engine.pageSize = integer(o, "pageSize", 16, 1024);
   l.engine.pages = integer(o, "pages", 0, 1 << 24);
   l.engine.stepRows = integer(o, "stepRows", 1, 1 << 16);
+  l.engine.maxQueue = integer(o, "maxQueue", 1);
+  l.engine.prefixCache = boolean(o, "prefixCache");
+  l.engine.reserve = boolean(o, "reserve");
   if (l.engine.pageSize % 16 != 0) refuse(o.Env(), "pageSize", "a multiple of 16");
   return l;
 }
@@ -197,6 +201,16 @@ Request requestOf(const Napi::Value& value, const Spec& spec, const EngineOption
   r.topP = float(number(o, "topP", 0, 1));
   r.minP = float(number(o, "minP", 0, 1));
   r.repetitionPenalty = float(number(o, "repetitionPenalty", 1e-30, 1e30));
+  r.presencePenalty = float(number(o, "presencePenalty", -1e6, 1e6));
+  r.frequencyPenalty = float(number(o, "frequencyPenalty", -1e6, 1e6));
+  const std::vector<int> biased = typed<int32_t>(o.Get("biasedIds"), napi_int32_array, "biasedIds");
+  const std::vector<float> biases = typed<float>(o.Get("biases"), napi_float32_array, "biases");
+  if (biased.size() != biases.size() || biased.size() > size_t(kMostBiases)) refuse(o.Env(), "biases", "at most 1024, one for each id");
+  for (size_t i = 0; i < biased.size(); i++) {
+    const bool rising = biased[i] >= 0 && biased[i] < spec.vocab && (i == 0 || biased[i] > biased[i - 1]);
+    if (!rising || !(biases[i] >= -1e6f && biases[i] <= 1e6f)) refuse(o.Env(), "biasedIds", "rising ids of the vocabulary with finite biases");
+    r.logitBias.push_back({biased[i], biases[i]});
+  }
   const Napi::Value seed = o.Get("seed");
   bool lossless = false;
   if (!seed.IsBigInt()) refuse(o.Env(), "seed", "a bigint");
@@ -212,6 +226,12 @@ Request requestOf(const Napi::Value& value, const Spec& spec, const EngineOption
   r.logprobs = integer(o, "logprobs", -1, kTopLogprobs);
   if (r.logprobs > spec.vocab) refuse(o.Env(), "logprobs", "no more than the vocabulary");
   r.keepSpecial = boolean(o, "keepSpecial");
+  r.priority = int(whole(o, "priority", -(1 << 30), 1 << 30));
+  // Milliseconds from now become a time of the steady clock.
+  const double wait = number(o, "timeout", 0, 1e12);
+  r.deadline = wait > 0 ? std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count() +
+                              int64_t(wait * 1e6)
+                        : 0;
   return r;
 }
 

@@ -179,7 +179,8 @@ constexpr Cost cost(const BlockOut& b) {
           flopsOf(b.matrix, b.rows)};
 }
 
-// How one row draws its token. Processors apply in transformers' order: repetition penalty, temperature, top-k, top-p, min-p.
+// How one row draws its token. Processors apply in this order: adjustments, repetition penalty, temperature, top-k, top-p, min-p (transformers'
+// order).
 struct Sampling {
   float temperature;        // 0 takes the largest logit, the lowest id among equals
   float topP;               // (0, 1]; 1 keeps all
@@ -191,6 +192,9 @@ struct Sampling {
   unsigned sample, position;
   const int* history;  // [historyLength] ids that the repetition penalty knows
   int historyLength;
+  int adjusted = 0;                   // how many logits something is added to
+  const int* adjustedId = nullptr;    // [adjusted] their ids, rising
+  const float* adjustment = nullptr;  // [adjusted] what is added
 };
 
 // Draws one token per row; log-probabilities are those of the raw logits, before any processor (ops/draw.h defines all arithmetic).

@@ -5,7 +5,9 @@
 // From there on there are only integers, whose sums have one value in any order: a device may cut a row among threads as it likes.
 //
 // One row, with V logits:
-//   1. score = score(logit, ...): repetition penalty, temperature, no NaN, no infinity, no negative zero. best = the largest score.
+//   1. score = score(logit, ...), where the logits that are adjusted are sum(logit, adjustment): repetition penalty, temperature, no NaN, no
+//   infinity, no
+//      negative zero. best = the largest score.
 //   2. Temperature 0: the token is the lowest id whose score is best. Otherwise mass_i = mass(score_i, best), and ids are removed:
 //   3. top-k (0 < k < V): all ids with a score below the k-th largest. Every tie with the k-th stays.
 //   4. top-p (p < 1): what stays is the shortest beginning of the ids, ordered by falling score and among equals by rising id, whose mass reaches

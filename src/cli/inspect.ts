@@ -66,7 +66,7 @@ function storedDtypes({ native }: Checkpoint): Partial<Record<DTypeName, number>
 function memoryByDtype({ spec, native, parameters }: Checkpoint): { byDtype: Record<string, Record<string, number>>; missing?: string } {
   const names = Object.keys(dtypes) as WeightsName[]
   const { pageSize, chunk, instructionSet } = check(loadOptions, {})
-  const options = { device: 'cpu', instructionSet, threads: 0, maxContext: spec.maxPositions, maxBatch: 1, pageSize, pages: 0, stepRows: chunk }
+  const options = { device: 'cpu', instructionSet, threads: 0, maxContext: spec.maxPositions, maxBatch: 1, pageSize, pages: 0, stepRows: chunk, maxQueue: 1, prefixCache: true, reserve: false }
   try {
     const addon = loadNative()
     return { byDtype: Object.fromEntries(names.map((weights) => [weights, addon.layout(native.spec, { ...options, weights })])) }

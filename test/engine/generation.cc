@@ -29,7 +29,12 @@ static Request request(int promptLength, int maxNewTokens, int n) {
   return r;
 }
 
-static EngineOptions options(DType type) { return {type, 128, 8, 16, 0, 256}; }
+// Nothing is shared between requests, so that steps can be counted; test/engine/batching.cc shares.
+static EngineOptions options(DType type) {
+  EngineOptions o{type, 128, 8, 16, 0, 256};
+  o.prefixCache = false;
+  return o;
+}
 // In a dtype that the device multiplies, where it does not matter which.
 static EngineOptions options(const Run& run) { return options(run.ops.multiplies(DType::float32) ? DType::float32 : DType::float16); }
 
@@ -163,17 +168,21 @@ static void pagesReturn(Run& run) {
     after("failed in step " + std::to_string(failing));
   }
 
+  // The prompt takes 3 pages, and each sample one of its own: they wait for each other, and come to the same.
   EngineOptions few = options(run);
-  few.pages = 4;  // the prompt takes 3, each sample one more
+  few.pages = 4;
   Served small(run, model.checkpoint, few);
-  const std::vector<Answer> starved = small.generate(r);
-  for (const Answer& a : starved)
-    run.expect(a.finish == Finish::error && a.failure.find("no page left") != std::string::npos, "too few pages end the request");
-  run.expect(small.engine().stats().pagesUsed == 0, "starved: pages are still in use");
+  const std::vector<Answer> waited = small.generate(r);
+  for (size_t i = 0; i < 3; i++) run.expect(sameAnswer(waited[i], first[i]), "with too few pages for all samples at once: another answer");
+  run.expect(small.engine().stats().pagesUsed == 0, "pages are still in use");
+  // What would not fit even alone is refused at once.
   std::string failure;
   small.logits(prompt(70), &failure);
-  run.expect(failure.find("no page left") != std::string::npos && small.engine().stats().pagesUsed == 0, "starved logits: " + failure);
-  run.expect(small.generate(request(17, 5, 1))[0].finish == Finish::length, "a request that fits is served");
+  run.expect(failure.find("70 tokens need 5 pages of the cache, which has 4") == 0, "logits that do not fit: " + failure);
+  int id = 0;
+  const Status refused = small.engine().submit(request(37, 29, 1), &id);
+  run.expect(!refused.ok() && refused.failure().kind == Kind::memory, "a request that does not fit");
+  run.expect(small.generate(request(37, 28, 1))[0].finish == Finish::length, "a request that fits just so is served");
 }
 
 static void cancelling(Run& run) {
@@ -192,7 +201,7 @@ static void cancelling(Run& run) {
         return Status();
       };
       const Request r = request(45, 60, n);
-      id = served.engine().submit(r);
+      id = served.submit(r);
       const std::vector<Answer> answers = served.wait(id, n);
       served.witness.atStep = nullptr;
       // The step that is under way ends: it may bring one token.
@@ -208,22 +217,23 @@ static void cancelling(Run& run) {
   }
 
   // One that waits, and ones that do not exist.
-  served.witness.steps = 0;
+  o.maxBatch = 1;
+  Served alone(run, model.checkpoint, o);
   std::atomic<int> second{0};
-  served.witness.atStep = [&](int step) {
+  alone.witness.atStep = [&](int step) {
     while (second == 0) std::this_thread::yield();
-    if (step == 5) served.engine().cancel(second);
+    if (step == 5) alone.engine().cancel(second);
     return Status();
   };
-  const int first = served.engine().submit(request(45, 20, 1));
-  second = served.engine().submit(request(45, 20, 2));
-  const std::vector<Answer> whole = served.wait(first, 1);
-  for (const Answer& a : served.wait(second, 2))
+  const int first = alone.submit(request(45, 20, 1));
+  second = alone.submit(request(45, 20, 2));
+  const std::vector<Answer> whole = alone.wait(first, 1);
+  for (const Answer& a : alone.wait(second, 2))
     run.expect(a.finish == Finish::cancelled && a.tokens.empty(), "a waiting request that is cancelled brings nothing");
-  run.expect(whole[0].tokens.size() == 20 && served.witness.steps == 3 + 19, "the one before it is served, and no step is made for it");
-  for (int id : {0, -1, first, second.load(), 1 << 30}) served.engine().cancel(id);
-  served.witness.atStep = nullptr;
-  run.expect(served.generate(request(45, 20, 1))[0].tokens == whole[0].tokens, "cancelling what is over changes nothing");
+  run.expect(whole[0].tokens.size() == 20 && alone.witness.steps == 3 + 19, "the one before it is served, and no step is made for it");
+  for (int id : {0, -1, first, second.load(), 1 << 30}) alone.engine().cancel(id);
+  alone.witness.atStep = nullptr;
+  run.expect(alone.generate(request(45, 20, 1))[0].tokens == whole[0].tokens, "cancelling what is over changes nothing");
 }
 
 // stop() ends the step under way after the layer it is in, and everything that waits.
@@ -242,20 +252,25 @@ static void stopping(Run& run) {
       if (served.witness.steps != during || stopped++) return;
       served.engine().stop();
     };
-    const int id = served.engine().submit(request(45, 60, 2)), waiting = served.engine().submit(request(5, 5, 1));
+    const int id = served.submit(request(45, 60, 2)), waiting = served.submit(request(5, 5, 1));
     Kind logits = Kind::ok, score = Kind::ok;
-    served.engine().submit(LogitsOf{prompt(9), [&](Status status, Floats) { logits = status.ok() ? Kind::ok : status.failure().kind; }});
-    served.engine().submit(Score{prompt(9), 0, [&](Status status, Score::Result) { score = status.ok() ? Kind::ok : status.failure().kind; }});
+    int other = 0;
+    run.check(
+        served.engine().submit(LogitsOf{prompt(9), [&](Status status, Floats) { logits = status.ok() ? Kind::ok : status.failure().kind; }}, &other));
+    run.check(served.engine().submit(
+        Score{prompt(9), 0, [&](Status status, Score::Result) { score = status.ok() ? Kind::ok : status.failure().kind; }}, &other));
     submitted = true;
     for (const Answer& a : served.wait(id, 2)) {
       run.expect(a.finish == Finish::cancelled && int(a.tokens.size()) == std::max(0, during - 3),
                  "stopped: a sample ends as cancelled, with what it had");
     }
-    run.expect(served.wait(waiting, 1)[0].finish == Finish::cancelled, "stopped: what waits is cancelled");
+    // In step 4 the others have their prompts in part, in step 9 they are over.
+    const bool over = during == 9;
+    run.expect(served.wait(waiting, 1)[0].finish == (over ? Finish::length : Finish::cancelled), "stopped: what waits is cancelled");
     const auto begin = std::chrono::steady_clock::now();
     served.engine().join();
     run.expect(std::chrono::steady_clock::now() - begin < std::chrono::seconds(5), "joined promptly");
-    run.expect(logits == Kind::disposed && score == Kind::disposed, "waiting scores and logits are refused");
+    run.expect(logits == (over ? Kind::ok : Kind::disposed) && score == logits, "waiting scores and logits are refused");
     run.expect(served.witness.layers == (during - 1) * deep.layers + 1, "the step ends after the layer it is in");
     run.expect(served.witness.held == 0, "all memory is given back");
   }

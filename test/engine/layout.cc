@@ -67,6 +67,8 @@ static void stepParts(Run& run) {
                                                           {l.sampling, logits * sizeof(Sampling)},
                                                           {l.target, logits * 4},
                                                           {l.history, logits * size_t(o.maxContext) * 4},
+                                                          {l.adjustedId, logits * size_t(o.maxContext + 1024) * 4},
+                                                          {l.adjustment, logits * size_t(o.maxContext + 1024) * 4},
                                                           {l.drawn, logits * 4},
                                                           {l.logprob, logits * 4},
                                                           {l.topToken, logits * kTopLogprobs * 4},

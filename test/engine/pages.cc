@@ -11,7 +11,7 @@ static void anyOrder(Run& run) {
   Random random(11);
   for (int round = 0; round < 50; round++) {
     const int count = 1 + random.below(40);
-    Pages pages(count);
+    Pages pages(count, 16);
     std::vector<int> holders(size_t(count), 0);
     std::vector<int> held;  // one entry per holder
     int wrong = 0;
@@ -55,7 +55,7 @@ static void anyOrder(Run& run) {
 }
 
 static void lowFirst(Run& run) {
-  Pages pages(5);
+  Pages pages(5, 16);
   for (int i = 0; i < 3; i++) run.expect(pages.take() == i, "low numbers come first, so that a small job touches little memory");
 }
 

@@ -117,7 +117,12 @@ class Served {
   Engine& engine() { return *engine_; }
   const std::string& loadFailure() const { return loadFailure_; }
 
-  std::vector<Answer> wait(int id, int n) {
+  // Until the engine is at rest.
+  void rest() {
+    while (engine_->stats().running != 0 || engine_->stats().queued != 0) std::this_thread::yield();
+  }
+
+  std::vector<Answer> wait(int id, int n, bool thenRest = true) {
     auto ended = [&] {
       const auto& samples = answers_[id];
       size_t done = 0;
@@ -125,28 +130,40 @@ class Served {
       return done == size_t(n);
     };
     wait(ended);
-    // The engine counts its pages after the last event: wait until it is at rest.
-    while (engine_->stats().running != 0) std::this_thread::yield();
+    if (thenRest) rest();
     std::lock_guard<std::mutex> lock(mutex_);
     std::vector<Answer> out;
     for (const auto& [index, answer] : answers_[id]) out.push_back(answer);
     answers_.erase(id);
     return out;
   }
-  std::vector<Answer> generate(const Request& request) { return wait(engine_->submit(request), request.n); }
+  int submit(const Request& request) {
+    int id = 0;
+    Status status = engine_->submit(request, &id);
+    if (!status.ok()) throw std::runtime_error(status.failure().message);
+    return id;
+  }
+  std::vector<Answer> generate(const Request& request) { return wait(submit(request), request.n); }
 
   Floats logits(const Ints& tokens, std::string* failure = nullptr) {
     bool done = false;
     Floats result;
     std::string why;
-    engine_->submit(LogitsOf{tokens, [&](Status status, Floats values) {
-                               std::lock_guard<std::mutex> lock(mutex_);
-                               why = status.ok() ? "" : status.failure().message;
-                               result = std::move(values);
-                               done = true;
-                               changed_.notify_all();
-                             }});
-    wait([&] { return done; });
+    int id = 0;
+    Status queued = engine_->submit(LogitsOf{tokens,
+                                             [&](Status status, Floats values) {
+                                               std::lock_guard<std::mutex> lock(mutex_);
+                                               why = status.ok() ? "" : status.failure().message;
+                                               result = std::move(values);
+                                               done = true;
+                                               changed_.notify_all();
+                                             }},
+                                    &id);
+    if (queued.ok()) {
+      wait([&] { return done; });
+    } else {
+      why = queued.failure().message;
+    }
     if (failure) *failure = why;
     if (!failure && !why.empty()) throw std::runtime_error(why);
     return result;
@@ -154,12 +171,16 @@ class Served {
   Score::Result score(const Ints& tokens, int top) {
     bool done = false;
     Score::Result result;
-    engine_->submit(Score{tokens, top, [&](Status status, Score::Result values) {
-                            std::lock_guard<std::mutex> lock(mutex_);
-                            if (status.ok()) result = std::move(values);
-                            done = true;
-                            changed_.notify_all();
-                          }});
+    int id = 0;
+    Status queued = engine_->submit(Score{tokens, top,
+                                          [&](Status status, Score::Result values) {
+                                            std::lock_guard<std::mutex> lock(mutex_);
+                                            if (status.ok()) result = std::move(values);
+                                            done = true;
+                                            changed_.notify_all();
+                                          }},
+                                    &id);
+    if (!queued.ok()) throw std::runtime_error(queued.failure().message);
     wait([&] { return done; });
     return result;
   }

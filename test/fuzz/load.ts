@@ -18,6 +18,9 @@ export default async function load({ native, dtype, parameters, spec }: Checkpoi
     pageSize: 16,
     pages: 0,
     stepRows: 8,
+    maxQueue: 8,
+    prefixCache: true,
+    reserve: false,
   } as const
   const engine = await Engine.load(native, options, undefined, {})
   const logits = await engine.logits(Int32Array.of(0, spec.vocab - 1))

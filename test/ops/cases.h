@@ -140,6 +140,8 @@ class Run {
   std::vector<std::string> failures;
   std::vector<Result> results;
   long compared = 0;
+  int rounds = 2;  // of cases that try random mixes (ewe-cases --rounds), from `seed` on
+  uint64_t seed = 1;
   bool large = false;    // more than `most`
   bool refused = false;  // the device refused what the case needs, as it should
   bool lost = false;     // the case ended with the device unusable, as it should

@@ -5,7 +5,9 @@
 //           --draws N             draws N random rows: the device, the CPU device and the definition must agree (draws.cc)
 //           --planned PACK        the launches that the plans come to, as JSON (test/kernels/launches.h)
 //
-// --device cpu                    on every instruction set, or on one: --set SET; --bench: --threads N
+// --rounds N                      random mixes that a case tries (2, on the emulator 1), from --seed on
+//
+// --device cpu                    on every instruction set with 1 to 3 threads, or on one: --set SET, --threads N
 // --device emulator[:PATH]        the emulated card of path 700, 750, 800 (default) or 900, in several schedules from --seed N on, or in one way:
 //                                 --settings TEXT (native/emulator/settings.h)
 // --device cuda[:N]               with the kernels of --kernels FILE (prebuilds/linux-x64/ewe.kernels)
@@ -55,9 +57,17 @@ static void demand(Status status) {
 
 constexpr size_t kSmall = size_t(4) << 20;
 
-static Run runOn(const Case& c, Ops& ops, bool small) {
+struct Options {
+  std::string mode, name, device = "cpu", set, settings, kernels = ownFolder() + "/../prebuilds/linux-x64/ewe.kernels";
+  int threads = 0, seed = 1, rounds = 0;
+  bool small = false, json = false;
+};
+
+static Run runOn(const Case& c, Ops& ops, const Options& o) {
   Run run(ops, c.bench);
-  if (small) run.most = kSmall;
+  if (o.small) run.most = kSmall;
+  run.rounds = o.rounds > 0 ? o.rounds : o.device.compare(0, 8, "emulator") == 0 ? 1 : 2;
+  run.seed = uint64_t(o.seed);
   try {
     c.body(run);
     if (run.compared == 0) run.failures.push_back("nothing was compared");
@@ -68,12 +78,6 @@ static Run runOn(const Case& c, Ops& ops, bool small) {
   }
   return run;
 }
-
-struct Options {
-  std::string mode, name, device = "cpu", set, settings, kernels = ownFolder() + "/../prebuilds/linux-x64/ewe.kernels";
-  int threads = 0, seed = 1;
-  bool small = false, json = false;
-};
 
 static std::shared_ptr<Device> makeCpu(const char* set, int threads) {
   auto device = std::make_shared<Device>(Device{std::make_unique<Threads>(threads), nullptr});
@@ -87,7 +91,7 @@ static std::vector<Way> cpuWays(const Options& o) {
   std::vector<Way> ways;
   for (const char* const* set = kCpuSets; *set; set++) {
     if (o.set.empty() ? !cpuSupports(*set) : o.set != *set) continue;
-    const int least = std::max(o.threads, 1), most = o.mode == "--bench" ? least : 3;
+    const int least = std::max(o.threads, 1), most = o.mode == "--bench" || o.threads > 0 ? least : 3;
     for (int threads = least; threads <= most; threads++) {
       ways.push_back({std::string(*set) + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads"), *set,
                       std::strcmp(*set, "plain") != 0, [=] { return makeCpu(*set, threads); }});
@@ -191,7 +195,7 @@ static Outcome judge(const Case& c, const Options& options) {
   std::string group;
   for (const Way& way : waysOf(options)) {
     const std::shared_ptr<Device> device = way.make();
-    const Run run = runOn(c, *device->ops, options.small);
+    const Run run = runOn(c, *device->ops, options);
     for (const auto& failure : run.failures) fail(way.where, failure);
     if (way.emulatedPath) {
       for (const auto& conflict : conflictsOn(way.emulatedPath)) fail(way.where, conflict);
@@ -221,7 +225,7 @@ static bool bench(const Case& c, const Options& options) {
   bool ok = true;
   for (const Way& way : waysOf(options)) {
     const std::shared_ptr<Device> device = way.make();
-    const Run run = runOn(c, *device->ops, options.small);
+    const Run run = runOn(c, *device->ops, options);
     if (run.large) continue;
     const std::string text = !run.failures.empty() ? run.failures[0] : run.refused ? "refused by the device" : run.figures;
     if (!options.json) {
@@ -250,7 +254,7 @@ static bool draws(const Options& options) {
   bool ok = true;
   for (const Way& way : waysOf(options)) {
     const std::shared_ptr<Device> device = way.make();
-    const Run run = runOn(c, *device->ops, false);
+    const Run run = runOn(c, *device->ops, options);
     for (const auto& failure : run.failures) std::printf("FAIL draws [%s]: %s\n", way.where.c_str(), failure.c_str());
     std::printf("%s: %ld rows %s\n", way.where.c_str(), count, run.failures.empty() ? "as on the CPU and as defined" : "and not all are the same");
     ok = ok && run.failures.empty();
@@ -262,7 +266,7 @@ static Options parse(int count, char** arguments) {
   Options o;
   const std::pair<const char*, std::string*> texts[] = {
       {"--device", &o.device}, {"--set", &o.set}, {"--settings", &o.settings}, {"--kernels", &o.kernels}};
-  const std::pair<const char*, int*> numbers[] = {{"--threads", &o.threads}, {"--seed", &o.seed}};
+  const std::pair<const char*, int*> numbers[] = {{"--threads", &o.threads}, {"--seed", &o.seed}, {"--rounds", &o.rounds}};
   for (int i = 1; i < count; i++) {
     const std::string argument = arguments[i];
     bool taken = argument == "--small" || argument == "--json";
@@ -299,7 +303,8 @@ static int main(int count, char** arguments) {
   const int failed = counts[int(Outcome::failed)], refused = counts[int(Outcome::refused)], large = counts[int(Outcome::large)];
   if (found == 0) {
     std::fprintf(stderr,
-                 "No case is named \"%s\". Use --list [prefix], --run NAME, --all [prefix] or --bench [prefix], with --device, --set or --threads.\n",
+                 "No case is named \"%s\". Use --list [prefix], --run NAME, --all [prefix] or --bench [prefix], with --device, --set, --threads or "
+                 "--rounds.\n",
                  o.name.c_str());
     return 2;
   }

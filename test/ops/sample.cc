@@ -318,6 +318,9 @@ static void refusals(Run& run) {
   refused(
       "best 4 of 3", [](Row& r) { r.how.top = 4; }, 9);
   refused("id 3 in its history", [](Row& r) { r.how.repetitionPenalty = 2, r.history = {0, 3}; });
+  refused("adds 1 to id 3, adjustment 0", [](Row& r) { r.adjusted = {{3, 1.f}}; });
+  refused("adds 1 to id 0, adjustment 1", [](Row& r) { r.adjusted = {{1, 2.f}, {0, 1.f}}; });
+  refused("adds nan to id 1, adjustment 0", [](Row& r) { r.adjusted = {{1, NAN}}; });
   refused("id -1 in its history", [](Row& r) { r.how.repetitionPenalty = 2, r.history = {-1}; });
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct Row {
   std::vector<float> logits;
   Sampling how = {1, 1, 0, 1, 0, 0, 0, 0, 0, nullptr, 0};
   std::vector<int> history;
+  std::vector<std::pair<int, float>> adjusted = {};  // rising ids
 };
 
 template <class T>
@@ -56,6 +58,16 @@ inline Status trySample(Run& run, const std::vector<Row>& rows, int topStride, O
     if (!shared || how.empty()) logits.insert(logits.end(), row.logits.begin(), row.logits.end());
     logits.resize((shared ? 1 : how.size() + 1) * stride, 1e30f);  // what lies between rows would win
     how.push_back(row.how);
+    if (!row.adjusted.empty()) {
+      std::vector<int> ids;
+      std::vector<float> amounts;
+      for (const auto& [id, amount] : row.adjusted) ids.push_back(id), amounts.push_back(amount);
+      histories.push_back(put(run, ids));
+      how.back().adjustedId = at<int>(histories.back());
+      histories.push_back(put(run, amounts));
+      how.back().adjustment = at<float>(histories.back());
+      how.back().adjusted = int(ids.size());
+    }
     if (row.history.empty()) continue;
     histories.push_back(put(run, row.history));
     how.back().history = at<int>(histories.back());
@@ -142,6 +154,11 @@ inline Row randomRow(size_t vocab, unsigned seed) {
   row.how.sample = unsigned(random.below(4));
   row.how.position = unsigned(random.next());
   for (int i = random.below(40); i > 0; i--) row.history.push_back(random.below(int(std::min<size_t>(vocab, 60))));
+  // Where the history is too, and anywhere; small amounts and ones that decide.
+  std::map<int, float> adjusted;
+  for (int i = random.below(3) ? 0 : 1 + random.below(30); i > 0; i--)
+    adjusted[random.below(int(random.below(2) ? std::min<size_t>(vocab, 60) : vocab))] = one({-100, -1.5f, -0.25f, 0.5f, 2, 100, 0, 1e30f, -3.4e38f});
+  row.adjusted.assign(adjusted.begin(), adjusted.end());
   return row;
 }
 
@@ -191,8 +208,12 @@ inline Reference reference(const Row& row) {
   const std::set<int> repeated(row.history.begin(), row.history.end());
   std::vector<float> score;
   std::vector<int> order;
+  const std::map<int, float> adjusted(row.adjusted.begin(), row.adjusted.end());
   for (int id = 0; id < vocab; id++) {
-    score.push_back(draw::score(row.logits[size_t(id)], repeated.count(id) > 0, how.repetitionPenalty, how.temperature));
+    const auto amount = adjusted.find(id);
+    const float logit = row.logits[size_t(id)];
+    score.push_back(draw::score(amount == adjusted.end() ? logit : draw::sum(logit, amount->second), repeated.count(id) > 0, how.repetitionPenalty,
+                                how.temperature));
     order.push_back(id);
   }
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return draw::key(score[size_t(a)]) > draw::key(score[size_t(b)]); });
