@@ -209,7 +209,7 @@ void steady(Run& run) {
   const int allocations = served.witness.allocations;
   Random random(9);
   std::vector<std::pair<int, int>> open;
-  for (int i = 0; i < 150; i++) {
+  for (int i = 0; i < 60; i++) {
     const Request r = randomRequest(random);
     open.push_back({served.submit(r), r.n});
     if (open.size() < 12) continue;
@@ -219,8 +219,8 @@ void steady(Run& run) {
   for (const auto& [id, n] : open) (void)served.wait(id, n, false);
   served.rest();
   const EngineStats stats = served.engine().stats();
-  run.expect(stats.pagesUsed == 0 && stats.finished == 150 && stats.queued == 0 && stats.running == 0, "all is given back");
-  run.expect(stats.pagesCached <= 40 && stats.reusedTokens > 150, "beginnings are kept, in the pages there are");
+  run.expect(stats.pagesUsed == 0 && stats.finished == 60 && stats.queued == 0 && stats.running == 0, "all is given back");
+  run.expect(stats.pagesCached <= 40 && stats.reusedTokens > 60, "beginnings are kept, in the pages there are");
   run.expect(served.witness.allocations == allocations, "no memory of the device is asked for after loading");
 }
 

@@ -5,7 +5,7 @@
 //           --draws N             draws N random rows: the device, the CPU device and the definition must agree (draws.cc)
 //           --planned PACK        the launches that the plans come to, as JSON (test/kernels/launches.h)
 //
-// --rounds N                      random mixes that a case tries (2, on the emulator 1), from --seed on
+// --rounds N                      random mixes that a case tries (1), from --seed on
 //
 // --device cpu                    on every instruction set with 1 to 3 threads, or on one: --set SET, --threads N
 // --device emulator[:PATH]        the emulated card of path 700, 750, 800 (default) or 900, in several schedules from --seed N on, or in one way:
@@ -66,7 +66,7 @@ struct Options {
 static Run runOn(const Case& c, Ops& ops, const Options& o) {
   Run run(ops, c.bench);
   if (o.small) run.most = kSmall;
-  run.rounds = o.rounds > 0 ? o.rounds : o.device.compare(0, 8, "emulator") == 0 ? 1 : 2;
+  run.rounds = o.rounds > 0 ? o.rounds : 1;
   run.seed = uint64_t(o.seed);
   try {
     c.body(run);
