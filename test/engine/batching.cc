@@ -33,16 +33,21 @@ Request randomRequest(Random& random) {
   return r;
 }
 
+// The first `count` numbers, bit for bit.
+bool sameBits(const Floats& a, const Floats& b, size_t count) {
+  return count <= a.size() && count <= b.size() && (count == 0 || std::memcmp(a.data(), b.data(), count * sizeof(float)) == 0);
+}
+
 bool sameAnswer(const Answer& a, const Answer& b) {
   return a.tokens == b.tokens && a.text == b.text && a.finish == b.finish && a.topTokens == b.topTokens && a.logprobs.size() == b.logprobs.size() &&
-         std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * 4) == 0 &&
-         std::memcmp(a.topLogprobs.data(), b.topLogprobs.data(), a.topLogprobs.size() * 4) == 0 && a.afterEnd == 0 && b.afterEnd == 0;
+         a.topLogprobs.size() == b.topLogprobs.size() && sameBits(a.logprobs, b.logprobs, a.logprobs.size()) &&
+         sameBits(a.topLogprobs, b.topLogprobs, a.topLogprobs.size()) && a.afterEnd == 0 && b.afterEnd == 0;
 }
 
 // A cancelled answer is a beginning of the whole one.
 bool beginningOf(const Answer& a, const Answer& whole) {
   return a.tokens.size() <= whole.tokens.size() && std::equal(a.tokens.begin(), a.tokens.end(), whole.tokens.begin()) &&
-         std::memcmp(a.logprobs.data(), whole.logprobs.data(), a.logprobs.size() * 4) == 0;
+         sameBits(a.logprobs, whole.logprobs, a.logprobs.size());
 }
 
 EngineOptions alone(DType type) {
