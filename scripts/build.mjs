@@ -12,7 +12,7 @@
 // Each result has a stamp beside it, a hash of all that went into it: with nothing changed this returns at once.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -164,6 +164,7 @@ function buildTypes() {
   if (readStamp(stampPath).hash === hash && !options.force) return
   rmSync(join(root, 'dist'), { recursive: true, force: true }) // what a deleted source left behind would be packed
   run(process.execPath, [join(dirname(require.resolve('typescript/package.json')), 'bin/tsc'), '-p', 'tsconfig.json'])
+  cpSync(join(root, 'src/serve/page'), join(root, 'dist/serve/page'), { recursive: true })
   const main = join(root, require('./package.json').bin.ewe)
   if (existsSync(main)) chmodSync(main, 0o755)
   writeFileSync(stampPath, `${JSON.stringify({ hash })}\n`)

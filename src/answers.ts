@@ -67,3 +67,22 @@ export interface Plan {
   /** Bytes by part. */
   memory: Record<string, number>
 }
+
+/** What a finished request took. Milliseconds from the call. */
+export interface Finished {
+  promptTokens: number
+  /** Of all samples. */
+  generatedTokens: number
+  /** Absent when it ended before. */
+  firstToken: number | undefined
+  total: number
+  /** Of the sample that ended last. */
+  reason: 'stop' | 'length' | 'cancelled' | 'error'
+}
+
+/** Hears of all requests of a model: for statistics. */
+export interface Watcher {
+  /** A token came this many milliseconds after the one before it in its sample. */
+  token(gap: number): void
+  finished(request: Finished): void
+}

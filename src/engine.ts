@@ -1,4 +1,5 @@
 import { DisposedError, fromNative } from './errors.js'
+import type { Watcher } from './answers.js'
 import { loadNative, type NativeCheckpoint, type NativeEngine, type NativeEvent, type NativeLoadOptions, type NativeRequest, type NativeStats, type Numbered } from './native.js'
 
 /** Bytes of every id for the text of generated tokens: {@link NativeEngine.setText}. */
@@ -18,6 +19,7 @@ const disposedMeanwhile = 'The model was disposed of while this request was unde
 export class Engine {
   readonly #native: NativeEngine
   readonly #runs = new Map<number, Run>()
+  readonly #watchers = new Set<Watcher>()
   #pending = 0
   #disposed: Promise<void> | undefined
 
@@ -63,7 +65,7 @@ export class Engine {
     } catch (thrown) {
       throw fromNative(thrown, caller)
     }
-    const run = new Run(request.n, caller, signal, () => this.#native.cancel(id))
+    const run = new Run(request, caller, signal, () => this.#native.cancel(id))
     this.#runs.set(id, run)
     this.#busy(1)
     return run
@@ -99,6 +101,12 @@ export class Engine {
     return this.#native.stats()
   }
 
+  /** Tells of every request's tokens and end. Returns what ends that. */
+  watch(watcher: Watcher): () => void {
+    this.#watchers.add(watcher)
+    return () => this.#watchers.delete(watcher)
+  }
+
   /** Ends requests under way as cancelled and frees the memory. Idempotent. */
   dispose(): Promise<void> {
     this.#disposed ??= this.#track(
@@ -130,9 +138,13 @@ export class Engine {
   }
 
   #dispatch(events: NativeEvent[]): void {
+    const now = performance.now()
     for (const event of events) {
       const run = this.#runs.get(event.request)
-      if (run === undefined || !run.push(event)) continue
+      if (run === undefined) continue
+      const last = run.push(event)
+      if (this.#watchers.size > 0) run.tell(this.#watchers, event, now, last)
+      if (!last) continue
       this.#runs.delete(event.request)
       this.#busy(-1)
     }
@@ -167,10 +179,16 @@ class Run implements AsyncIterableIterator<NativeEvent> {
   readonly #onAbort = (): void => this.fail(this.#signal?.reason)
   #unfinished: number
   #ended = false
+  readonly #promptTokens: number
+  readonly #started = performance.now()
+  readonly #lastToken: number[] = [] // of each sample
+  #firstToken: number | undefined
+  #generatedTokens = 0
   #error: { reason: unknown } | undefined
 
-  constructor(samples: number, caller: Error, signal: AbortSignal | undefined, cancel: () => void) {
-    this.#unfinished = samples
+  constructor({ n, tokens }: NativeRequest, caller: Error, signal: AbortSignal | undefined, cancel: () => void) {
+    this.#unfinished = n
+    this.#promptTokens = tokens.length
     this.#caller = caller
     this.#signal = signal
     this.#cancel = cancel
@@ -191,6 +209,27 @@ class Run implements AsyncIterableIterator<NativeEvent> {
     }
     if (last) this.#end()
     return last
+  }
+
+  /** What watchers want to know of an event that came at `now`, which may be the request's last. */
+  tell(watchers: Iterable<Watcher>, event: NativeEvent, now: number, last: boolean): void {
+    const before = this.#lastToken[event.sample]
+    if (event.token !== undefined) {
+      this.#generatedTokens++
+      this.#firstToken ??= now - this.#started
+      this.#lastToken[event.sample] = now
+    }
+    for (const watcher of watchers) {
+      if (event.token !== undefined && before !== undefined) watcher.token(now - before)
+      if (!last || event.finish === undefined) continue
+      watcher.finished({
+        promptTokens: this.#promptTokens,
+        generatedTokens: this.#generatedTokens,
+        firstToken: this.#firstToken,
+        reason: event.finish,
+        total: now - this.#started,
+      })
+    }
   }
 
   fail(reason: unknown): void {

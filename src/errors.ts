@@ -81,9 +81,24 @@ export class DisposedError extends EweError {
   readonly code = 'EWE_DISPOSED'
 }
 
+/** A server's port that could not be opened. */
+export class ListenError extends EweError {
+  readonly code = 'EWE_LISTEN'
+}
+
 /** The native addon is missing or could not be loaded. */
 export class NativeError extends EweError {
   readonly code = 'EWE_NATIVE'
+}
+
+/** A batch job that cannot go on: its files, its input, or another job on the same output. What is finished stays in the journal. */
+export class BatchError extends EweError {
+  readonly code = 'EWE_BATCH'
+}
+
+/** A journal of another job, or of the same one with other options, stands where this one's would be. */
+export class BatchMismatchError extends EweError {
+  readonly code = 'EWE_BATCH_MISMATCH'
 }
 
 /** A broken promise of ewe's own code: please report it. */

@@ -7,6 +7,8 @@ export type { NativeDevice as Device, NativeStats as Stats } from './native.js'
 export { devices } from './devices.js'
 export { shippedModel } from './package.js'
 export {
+  BatchError,
+  BatchMismatchError,
   CheckpointError,
   ContextLengthError,
   DeadlineError,
@@ -14,6 +16,7 @@ export {
   DisposedError,
   EweError,
   InternalError,
+  ListenError,
   ModelNotFoundError,
   NativeError,
   NumericError,

@@ -1,13 +1,15 @@
 // The public face of a model; what it answers is in answers.ts. A request's way from here: prompts.ts (text, its parts marked), tokenizer (ids), engine.ts (one crossing into native code),
 // and back as events of ids and text.
 import { randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { readdir } from 'node:fs/promises'
 import { freemem } from 'node:os'
+import { basename, resolve } from 'node:path'
 import { readCheckpoint, type Checkpoint } from './checkpoint/checkpoint.js'
 import type { ModelSpec } from './checkpoint/config.js'
 import type { GenerationConfig } from './checkpoint/generation.js'
 import { resolveModel } from './checkpoint/hub.js'
-import type { Generation, Plan, Sample, StreamPiece, TokenLogprob } from './answers.js'
+import type { Generation, Plan, Sample, StreamPiece, TokenLogprob, Watcher } from './answers.js'
 import { chooseDevice, chooseWeights } from './devices.js'
 import { Engine } from './engine.js'
 import { ContextLengthError, OptionError, TokenizerError } from './errors.js'
@@ -49,6 +51,8 @@ const greedyDefaults: Defaults = { temperature: 0, topK: 0, topP: 1, minP: 0, re
  *     await model.dispose()
  */
 export class Model implements AsyncDisposable {
+  /** Its Hub id as it was given, or the last part of its folder's path. */
+  readonly name: string
   /** Architecture and token ids, from config.json. */
   readonly config: ModelSpec
   /** What generation_config.json says. */
@@ -59,7 +63,8 @@ export class Model implements AsyncDisposable {
   readonly #template: Template | undefined
   readonly #dir: string
 
-  private constructor(checkpoint: Checkpoint, engine: Engine, tokenizer: Tokenizer | undefined, plan: Plan) {
+  private constructor(name: string, checkpoint: Checkpoint, engine: Engine, tokenizer: Tokenizer | undefined, plan: Plan) {
+    this.name = name
     this.config = checkpoint.spec
     this.generation = checkpoint.generation
     this.plan = plan
@@ -87,7 +92,7 @@ export class Model implements AsyncDisposable {
     const engine = await Engine.load(checkpoint.native, native, table, checked)
     const { device, weights, maxContext, maxBatch, pageSize } = native
     const threads = native.threads === 0 ? (loadNative().devices().devices[0]?.threads ?? 1) : native.threads
-    return new Model(checkpoint, engine, tokenizer, { device, weights, maxContext, maxBatch, pageSize, threads, memory: engine.stats().memory })
+    return new Model(existsSync(model) ? basename(resolve(model)) : model, checkpoint, engine, tokenizer, { device, weights, maxContext, maxBatch, pageSize, threads, memory: engine.stats().memory })
   }
 
   /** @throws TokenizerError when the folder has none: such a model takes ids only. */
@@ -180,6 +185,11 @@ export class Model implements AsyncDisposable {
   /** Memory by part, cache pages, and counts since loading. */
   stats(): NativeStats {
     return this.#engine.stats()
+  }
+
+  /** Calls the watcher for every request's tokens and end, until the function that this returns is called. */
+  watch(watcher: Watcher): () => void {
+    return this.#engine.watch(watcher)
   }
 
   /** Cancels what is under way and frees the memory. Idempotent; use afterwards throws DisposedError. */

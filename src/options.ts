@@ -141,6 +141,8 @@ function expectation(issue: z.core.$ZodIssue): string {
       return `one of ${issue.values.map(String).join(', ')}`
     case 'invalid_type':
       return issue.expected === 'int' ? 'a whole number' : `a ${issue.expected}`
+    case 'invalid_key':
+      return issue.issues[0]?.message ?? issue.message
     case 'invalid_format':
     case 'custom':
       return issue.message

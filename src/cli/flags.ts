@@ -42,7 +42,7 @@ export function addModelFlags(command: Command): Command {
     .option('--instruction-set <set>', 'of the CPU device: auto, plain, avx2, avx512, avx512bf16 (default: auto, the best one)')
 }
 
-export function addSamplingFlags(command: Command): Command {
+export function addSamplingFlags(command: Command, seed = 'the same seed gives the same text (default: a random one)'): Command {
   return command
     .option('--max-new-tokens <count>', 'most tokens of an answer (default: 256)', wholeNumber)
     .option('--temperature <number>', '0 takes the most probable token (default: 1)', decimal)
@@ -50,7 +50,7 @@ export function addSamplingFlags(command: Command): Command {
     .option('--top-p <share>', 'keep the fewest best tokens that hold this share of the probability (default: 0.92)', decimal)
     .option('--min-p <share>', "keep tokens with at least this share of the best one's probability (default: 0)", decimal)
     .option('--repetition-penalty <number>', 'above 1, makes tokens that stand in prompt or answer less probable (default: 1)', decimal)
-    .option('--seed <number>', 'the same seed gives the same text (default: a random one)', bigWholeNumber)
+    .option('--seed <number>', seed, bigWholeNumber)
     .option('--stop <text>', 'ends the answer where this text comes, and is cut from it; may be given several times', append)
 }
 
@@ -71,6 +71,6 @@ function decimal(text: string): number {
   return value
 }
 
-function append(text: string, before: string[] | undefined): string[] {
+export function append(text: string, before: string[] | undefined): string[] {
   return [...(before ?? []), text]
 }

@@ -1,4 +1,5 @@
 import { basename } from 'node:path'
+import type { z } from 'zod'
 import { OptionError } from '../errors.js'
 import { Model } from '../model.js'
 import { check, generateOptions, loadOptions, type LoadOptions } from '../options.js'
@@ -10,7 +11,7 @@ import { formatBytes, note } from './output.js'
 const patience = 500
 
 /** Checks flags against the options of the library. Throws OptionError that names the flag. */
-export function checkFlags(schema: typeof generateOptions | typeof loadOptions, values: object): void {
+export function checkFlags(schema: z.ZodType, values: object): void {
   try {
     check(schema, values)
   } catch (error) {

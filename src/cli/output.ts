@@ -1,9 +1,9 @@
 // What goes where: data to stdout; notes, progress and errors to stderr. With --json an error goes to stdout too, as JSON.
 import { CommanderError } from 'commander'
-import { EweError, OptionError, OutOfMemoryError } from '../errors.js'
+import { BatchMismatchError, EweError, OptionError, OutOfMemoryError } from '../errors.js'
 
 /** Exit codes of every command. */
-export const exitCodes = { ok: 0, failed: 1, usage: 2, doesNotFit: 3, interrupted: 130 } as const
+export const exitCodes = { ok: 0, failed: 1, usage: 2, doesNotFit: 3, partly: 4, interrupted: 130 } as const
 
 const styles = { bold: 1, dim: 2, red: 31 }
 
@@ -33,7 +33,7 @@ export function showError(error: unknown, { json, verbose, help }: { json: boole
   process.stderr.write(`${[`${paint('red', 'ewe:')} ${first} [${code}]`, ...rest].join('\n')}\n`)
   if (verbose && error instanceof Error) process.stderr.write(`${error.stack}\n`)
   if (json) writeJson({ error: { code, message } })
-  if (error instanceof OptionError || error instanceof CommanderError) return exitCodes.usage
+  if (error instanceof OptionError || error instanceof BatchMismatchError || error instanceof CommanderError) return exitCodes.usage
   return error instanceof OutOfMemoryError ? exitCodes.doesNotFit : exitCodes.failed
 }
 

@@ -1,0 +1,124 @@
+// A loaded model as a language model of Vercel's AI SDK, inside the process.
+import type {
+  LanguageModelV3,
+  LanguageModelV3CallOptions,
+  LanguageModelV3FinishReason,
+  LanguageModelV3Message,
+  LanguageModelV3StreamPart,
+  LanguageModelV3Usage,
+  SharedV3Warning,
+} from '@ai-sdk/provider'
+import type { StreamPiece } from '../answers.js'
+import { OptionError } from '../errors.js'
+import type { Model } from '../model.js'
+import type { GenerateOptions } from '../options.js'
+import type { ChatTurn } from '../prompts.js'
+
+/**
+ * The model for `generateText`, `streamText` and all else that takes a language model of specification v3 (AI SDK 6). Prompts go through the model's own
+ * template; what the call leaves out has the defaults of {@link Model.generate}. Tools are not known: a call that brings some gets a warning.
+ *
+ *     const { text } = await generateText({ model: languageModel(model), prompt: 'What is the capital of Japan?' })
+ *
+ * Its calls reject as {@link Model.generate} does, and with OptionError for files, answers of tools, and formats other than text.
+ */
+export function languageModel(model: Model): LanguageModelV3 {
+  return {
+    specificationVersion: 'v3',
+    provider: 'ewe',
+    modelId: model.name,
+    supportedUrls: {},
+    async doGenerate(call) {
+      const { text, tokens, promptTokens, finishReason } = await model.generate(turnsOf(call), optionsOf(call, call.abortSignal))
+      return {
+        content: [{ type: 'text', text }],
+        finishReason: { unified: finishReason, raw: finishReason },
+        usage: usageOf(promptTokens, tokens.length),
+        warnings: warningsOf(call),
+      }
+    },
+    async doStream(call) {
+      const leaving = new AbortController()
+      const signal = call.abortSignal === undefined ? leaving.signal : AbortSignal.any([call.abortSignal, leaving.signal])
+      const pieces = model.stream(turnsOf(call), optionsOf(call, signal))
+      // What is wrong with the call is an error of the call, not of its stream.
+      const first = await pieces.next()
+      const parts = partsOf(first, pieces, warningsOf(call))
+      const stream = new ReadableStream<LanguageModelV3StreamPart>({
+        async pull(controller) {
+          const { done, value } = await parts.next()
+          if (done === true) controller.close()
+          else controller.enqueue(value)
+        },
+        cancel: (reason) => leaving.abort(reason),
+      })
+      return { stream }
+    },
+  }
+}
+
+async function* partsOf(
+  first: IteratorResult<StreamPiece, void>,
+  pieces: AsyncGenerator<StreamPiece, void, void>,
+  warnings: SharedV3Warning[],
+): AsyncGenerator<LanguageModelV3StreamPart, void, void> {
+  const id = '0'
+  yield { type: 'stream-start', warnings }
+  yield { type: 'text-start', id }
+  let promptTokens = 0
+  let generated = 0
+  let finishReason: LanguageModelV3FinishReason = { unified: 'other', raw: undefined }
+  try {
+    for (let next = first; next.done !== true; next = await pieces.next()) {
+      const { asked, text, token, finishReason: reason } = next.value
+      promptTokens = asked?.promptTokens ?? promptTokens
+      if (token !== undefined) generated++
+      if (text !== '') yield { type: 'text-delta', id, delta: text }
+      if (reason !== undefined) finishReason = { unified: reason, raw: reason }
+    }
+  } catch (error) {
+    yield { type: 'error', error }
+    finishReason = { unified: 'error', raw: undefined }
+  }
+  yield { type: 'text-end', id }
+  yield { type: 'finish', finishReason, usage: usageOf(promptTokens, generated) }
+}
+
+function turnsOf({ prompt }: LanguageModelV3CallOptions): ChatTurn[] {
+  return prompt.map((message, i) => {
+    if (message.role === 'tool') throw new OptionError(`prompt[${i}]`, 'no answer of a tool: this model knows none,', message.role)
+    return { role: message.role, content: message.role === 'system' ? message.content : message.content.map((part) => textOf(part, i)).join('') }
+  })
+}
+
+function textOf(part: Exclude<LanguageModelV3Message['content'], string>[number], message: number): string {
+  if (part.type === 'text') return part.text
+  if (part.type === 'reasoning') return ''
+  throw new OptionError(`prompt[${message}].content`, 'parts of type text', part.type)
+}
+
+function optionsOf(call: LanguageModelV3CallOptions, signal: AbortSignal | undefined): GenerateOptions {
+  if (call.responseFormat?.type === 'json') throw new OptionError('responseFormat', 'text, the only format there is,', 'json')
+  return {
+    maxNewTokens: call.maxOutputTokens,
+    temperature: call.temperature,
+    topP: call.topP,
+    topK: call.topK,
+    presencePenalty: call.presencePenalty,
+    frequencyPenalty: call.frequencyPenalty,
+    stop: call.stopSequences,
+    seed: call.seed === undefined ? undefined : BigInt.asUintN(64, BigInt(call.seed)),
+    signal,
+  }
+}
+
+function warningsOf({ tools = [] }: LanguageModelV3CallOptions): SharedV3Warning[] {
+  return tools.length === 0 ? [] : [{ type: 'unsupported', feature: 'tools', details: 'This model knows no tools: it answers without them' }]
+}
+
+function usageOf(promptTokens: number, generated: number): LanguageModelV3Usage {
+  return {
+    inputTokens: { total: promptTokens, noCache: undefined, cacheRead: undefined, cacheWrite: undefined },
+    outputTokens: { total: generated, text: generated, reasoning: undefined },
+  }
+}

@@ -1,0 +1,44 @@
+// What a job's answers depend on beside its lines and options: two runs fit together only where this is equal.
+import { createHash } from 'node:crypto'
+import { open, readdir } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { devices } from '../devices.js'
+import type { Model } from '../model.js'
+import { packageVersion } from '../package.js'
+
+/** Of a large file this much at the beginning (names, shapes and the first weights) and its size count. */
+const sampled = 1 << 20
+
+export interface Identity {
+  version: string
+  model: { name: string; sha256: string }
+  device: { name: string; path: string; weights: string }
+  maxContext: number
+}
+
+/** @param instructionSet that the model was loaded with. */
+export async function identityOf(model: Model, dir: string, instructionSet = 'auto'): Promise<Identity> {
+  const { device: id, weights, maxContext } = model.plan
+  const device = devices().find((one) => one.id === id)
+  const best = instructionSet === 'auto' ? (device?.instructionSets?.[0] ?? 'plain') : instructionSet
+  const path = device?.kind === 'cpu' ? best : `sm_${device?.computeCapability ?? 0}`
+  const name = device?.kind === 'cpu' ? 'cpu' : (device?.name ?? id)
+  return { version: packageVersion(), model: { name: basename(dir), sha256: await hashFolder(dir) }, device: { name, path, weights }, maxContext }
+}
+
+/** Wherever the folder lies and whenever it was copied. */
+async function hashFolder(dir: string): Promise<string> {
+  const hash = createHash('sha256')
+  const names = (await readdir(dir)).filter((name) => /\.(json|safetensors|bin)$/.test(name)).sort()
+  const buffer = Buffer.alloc(sampled)
+  for (const name of names) {
+    const file = await open(join(dir, name), 'r')
+    try {
+      const { bytesRead } = await file.read(buffer, 0, sampled, 0)
+      hash.update(`${name} ${(await file.stat()).size} `).update(buffer.subarray(0, bytesRead))
+    } finally {
+      await file.close()
+    }
+  }
+  return hash.digest('hex')
+}

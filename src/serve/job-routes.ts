@@ -1,0 +1,105 @@
+import { createReadStream } from 'node:fs'
+import { Readable } from 'node:stream'
+import { z } from 'zod'
+import { OptionError } from '../errors.js'
+import { limitedBody } from './body.js'
+import { RequestError } from './failures.js'
+import type { Jobs } from './jobs.js'
+import type { Route } from './routes.js'
+
+/** Largest file, as OpenAI has it. */
+const maxFile = 200_000_000
+
+const batchBody = z.looseObject({
+  input_file_id: z.string(),
+  endpoint: z.enum(['/v1/completions', '/v1/chat/completions']),
+  completion_window: z.literal('24h'),
+  metadata: z
+    .record(z.string().max(64), z.string().max(512))
+    .refine((pairs) => Object.keys(pairs).length <= 16, 'at most 16 pairs')
+    .nullish(),
+})
+const file = z.looseObject({ id: z.string(), object: z.literal('file'), bytes: z.int(), created_at: z.int(), filename: z.string(), purpose: z.string() })
+const batch = z.looseObject({ id: z.string(), object: z.literal('batch'), status: z.string(), request_counts: z.object({ total: z.int(), completed: z.int(), failed: z.int() }) })
+const page = <T extends z.ZodType>(one: T) => z.object({ object: z.literal('list'), data: z.array(one), first_id: z.string().nullable(), last_id: z.string().nullable(), has_more: z.boolean() })
+
+/** `/v1/files` and `/v1/batches`. */
+export function jobRoutes(jobs: Jobs): Route[] {
+  const { files } = jobs
+  return [
+    {
+      method: 'post',
+      path: '/v1/files',
+      summary: 'Uploads a file for a batch (multipart/form-data: purpose and file)',
+      answer: file,
+      async handle({ request }) {
+        const form = await formOf(request)
+        const [purpose, given] = [form.get('purpose'), form.get('file')]
+        if (purpose !== 'batch') throw new OptionError('purpose', '`batch`, the only one here,', purpose)
+        if (!(given instanceof Blob)) throw new OptionError('file', 'a file', given)
+        return await files.add(new Uint8Array(await given.arrayBuffer()), (given as File).name.slice(0, 255), purpose)
+      },
+    },
+    { method: 'get', path: '/v1/files', summary: 'The files, newest first', answer: page(file), handle: ({ request }) => pageOf(files.list(), request) },
+    { method: 'get', path: '/v1/files/:name', summary: 'About one file', answer: file, handle: ({ name }) => files.card(name) },
+    {
+      method: 'get',
+      path: '/v1/files/:name/content',
+      summary: 'The text of a file',
+      type: 'application/octet-stream',
+      handle({ name }) {
+        const { id, bytes } = files.card(name)
+        const text = Readable.toWeb(createReadStream(files.pathOf(id))) as ReadableStream
+        return new Response(text, { headers: { 'content-type': 'application/octet-stream', 'content-length': String(bytes) } })
+      },
+    },
+    {
+      method: 'delete',
+      path: '/v1/files/:name',
+      summary: 'Deletes a file',
+      answer: z.object({ id: z.string(), object: z.literal('file'), deleted: z.literal(true) }),
+      async handle({ name }) {
+        const user = jobs.list().find((each) => each.input_file_id === name && ['validating', 'in_progress', 'finalizing'].includes(each.status))
+        if (user !== undefined) throw new RequestError(409, 'file_in_use', `The batch ${user.id} reads this file: cancel it first`)
+        await files.remove(name)
+        return { id: name, object: 'file', deleted: true }
+      },
+    },
+    {
+      method: 'post',
+      path: '/v1/batches',
+      summary: 'Begins a batch',
+      body: batchBody,
+      answer: batch,
+      handle({ body }) {
+        const { input_file_id, endpoint, completion_window, metadata } = body as z.output<typeof batchBody>
+        return jobs.create({ input_file_id, endpoint, completion_window, metadata: metadata ?? null })
+      },
+    },
+    { method: 'get', path: '/v1/batches', summary: 'The batches, newest first', answer: page(batch), handle: ({ request }) => pageOf(jobs.list(), request) },
+    { method: 'get', path: '/v1/batches/:name', summary: 'About one batch', answer: batch, handle: ({ name }) => jobs.card(name) },
+    { method: 'post', path: '/v1/batches/:name/cancel', summary: 'Ends a batch early', answer: batch, handle: ({ name }) => jobs.cancel(name) },
+  ]
+}
+
+/** A page of a list: `limit` entries behind the one named `after`. */
+function pageOf(all: { id: string }[], request: Request): object {
+  const query = new URL(request.url).searchParams
+  const limit = Number(query.get('limit') ?? 20)
+  if (!Number.isInteger(limit) || limit < 1 || limit > 10_000) throw new OptionError('limit', 'a whole number from 1 to 10000', query.get('limit'))
+  const after = query.get('after')
+  const start = after === null ? 0 : all.findIndex(({ id }) => id === after) + 1
+  const data = all.slice(start, start + limit)
+  return { object: 'list', data, first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null, has_more: start + limit < all.length }
+}
+
+async function formOf(request: Request): Promise<FormData> {
+  const type = request.headers.get('content-type') ?? ''
+  if (!/^multipart\/form-data *;/i.test(type)) throw new RequestError(415, 'unsupported_media_type', 'Expected a body with `content-type: multipart/form-data`')
+  const bytes = await limitedBody(request, maxFile)
+  try {
+    return await new Response(bytes, { headers: { 'content-type': type } }).formData()
+  } catch {
+    throw new RequestError(400, 'invalid_form', 'The body is not multipart/form-data')
+  }
+}

@@ -1,0 +1,22 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { packageFolder } from '../package.js'
+import type { Route } from './routes.js'
+
+// Its own files and nothing else: no inline script or style, no other origin, no frame around it.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+const files = [
+  ['/', 'index.html', 'text/html; charset=utf-8'],
+  ['/page.css', 'page.css', 'text/css; charset=utf-8'],
+  ['/page.js', 'page.js', 'text/javascript; charset=utf-8'],
+] as const
+
+/** The page to try the model with, read once. The build puts it into dist/. */
+export function pageRoutes(): Route[] {
+  return files.map(([path, name, type]) => {
+    const text = readFileSync(join(packageFolder(), 'dist/serve/page', name))
+    const headers = { 'content-type': type, 'content-security-policy': policy, 'referrer-policy': 'no-referrer', 'cache-control': 'no-cache' }
+    return { method: 'get', path, summary: `The page to try the model with: ${name}`, open: true, type: type.split(';')[0]!, handle: () => new Response(text, { headers }) }
+  })
+}

@@ -1,0 +1,267 @@
+import { z } from 'zod'
+import { OptionError } from '../errors.js'
+import type { Model } from '../model.js'
+import { chat, chatBody, complete, completionBody, type AnswerContext } from '../openai.js'
+import { packageVersion } from '../package.js'
+import type { Call, Work } from './call.js'
+import { after, RequestError } from './failures.js'
+import type { Metrics } from './metrics.js'
+import type { Settings } from './settings.js'
+import { chatChunks, completionChunks, type Tally } from './stream.js'
+
+/** What the handlers share. */
+export interface Service {
+  model: Model
+  /** The first one is the one that answers give. */
+  names: readonly [string, ...string[]]
+  settings: Settings
+  work: Work
+  metrics: Metrics
+  created: number
+}
+
+/** What a handler gives: an object for JSON, a response, or events and the counts that go with them. */
+export type Answer = object | Response | { events: AsyncGenerator<object>; tally: Tally }
+
+export interface Asked {
+  service: Service
+  call: Call
+  /** As the route's schema made it. */
+  body: unknown
+  /** What stands for `:name` in the path. */
+  name: string
+  /** For what is in neither: a query, a body that is no JSON. */
+  request: Request
+}
+
+export interface Route {
+  method: 'get' | 'post' | 'delete'
+  /** With `:name`, or `:name{.+}` for all that follows. */
+  path: string
+  summary: string
+  /** Answered without a key. */
+  open?: boolean
+  /** It makes the model work: counted, drained, refused when the server is about to stop. */
+  work?: boolean
+  body?: z.ZodType
+  /** JSON of its answer. */
+  answer?: z.ZodType
+  /** Type of an answer that is not JSON. */
+  type?: string
+  handle: (asked: Asked) => Answer | Promise<Answer>
+}
+
+const usage = z.object({ prompt_tokens: z.int(), completion_tokens: z.int(), total_tokens: z.int() })
+const answered = { id: z.string(), created: z.int(), model: z.string(), system_fingerprint: z.string(), usage }
+const finish = z.enum(['stop', 'length'])
+const completion = z.object({
+  ...answered,
+  object: z.literal('text_completion'),
+  choices: z.array(
+    z.object({
+      text: z.string(),
+      index: z.int(),
+      finish_reason: finish,
+      logprobs: z
+        .object({
+          tokens: z.array(z.string()),
+          token_logprobs: z.array(z.number().nullable()),
+          top_logprobs: z.array(z.record(z.string(), z.number()).nullable()),
+          text_offset: z.array(z.int()),
+        })
+        .nullable(),
+    }),
+  ),
+})
+const chatCompletion = z.object({
+  ...answered,
+  object: z.literal('chat.completion'),
+  choices: z.array(
+    z.object({
+      index: z.int(),
+      message: z.object({ role: z.literal('assistant'), content: z.string(), refusal: z.null() }),
+      finish_reason: finish,
+      logprobs: z.looseObject({ content: z.array(z.looseObject({ token: z.string(), logprob: z.number() })) }).nullable(),
+    }),
+  ),
+})
+const modelCard = z.object({
+  id: z.string(),
+  object: z.literal('model'),
+  created: z.int(),
+  owned_by: z.string(),
+  /** The name that answers give. */
+  root: z.string(),
+  max_model_len: z.int(),
+})
+const ok = z.object({ status: z.string() })
+const model = z.string().nullish()
+
+const tokenizeBody = z.looseObject({ model, prompt: z.string(), add_special_tokens: z.boolean().nullish(), return_token_strs: z.boolean().nullish() })
+const detokenizeBody = z.looseObject({
+  model,
+  tokens: z.custom<number[]>((value) => Array.isArray(value) && value.every((id) => Number.isInteger(id) && id >= 0), 'an array of token ids'),
+})
+
+export const routes: readonly Route[] = [
+  {
+    method: 'post',
+    path: '/v1/completions',
+    summary: 'Continues prompts',
+    work: true,
+    body: completionBody,
+    answer: completion,
+    async handle({ service, call, body: unchecked }) {
+      const body = unchecked as z.output<typeof completionBody>
+      checkAsked(service, body.model, body.max_tokens, 'max_tokens')
+      const context = contextOf(service, call, 'cmpl')
+      if (!body.stream) return counted(call, await complete(service.model, body, context))
+      const tally = { promptTokens: 0, completionTokens: 0 }
+      return { events: completionChunks(service.model, body, context, tally), tally }
+    },
+  },
+  {
+    method: 'post',
+    path: '/v1/chat/completions',
+    summary: "Answers the last turn of a conversation, with the model's template",
+    work: true,
+    body: chatBody,
+    answer: chatCompletion,
+    async handle({ service, call, body: unchecked }) {
+      const body = unchecked as z.output<typeof chatBody>
+      checkAsked(service, body.model, body.max_completion_tokens ?? body.max_tokens, 'max_tokens')
+      const context = contextOf(service, call, 'chatcmpl')
+      if (!body.stream) return counted(call, await chat(service.model, body, context))
+      const tally = { promptTokens: 0, completionTokens: 0 }
+      return { events: chatChunks(service.model, body, context, tally), tally }
+    },
+  },
+  {
+    method: 'get',
+    path: '/v1/models',
+    summary: 'The names that the model goes by',
+    answer: z.object({ object: z.literal('list'), data: z.array(modelCard) }),
+    handle: ({ service }) => ({ object: 'list', data: service.names.map((name) => cardOf(service, name)) }),
+  },
+  {
+    method: 'get',
+    path: '/v1/models/:name{.+}',
+    summary: 'One of them',
+    answer: modelCard,
+    handle({ service, name }) {
+      checkModel(service, name)
+      return cardOf(service, name)
+    },
+  },
+  {
+    method: 'post',
+    path: '/tokenize',
+    summary: 'Token ids of a text, in which nothing is special',
+    body: tokenizeBody,
+    answer: z.object({ tokens: z.array(z.int()), count: z.int(), max_model_len: z.int(), token_strs: z.array(z.string()).optional() }),
+    async handle({ service, body }) {
+      const { prompt, model: named, return_token_strs: withTexts } = body as z.output<typeof tokenizeBody>
+      checkModel(service, named)
+      const { tokenizer, plan } = service.model
+      const tokens = [...(await tokenizer.encode(prompt))]
+      const texts = withTexts === true ? { token_strs: tokens.map((token) => tokenizer.idToToken(token) ?? '') } : {}
+      return { tokens, count: tokens.length, max_model_len: plan.maxContext, ...texts }
+    },
+  },
+  {
+    method: 'post',
+    path: '/detokenize',
+    summary: 'Text of token ids',
+    body: detokenizeBody,
+    answer: z.object({ prompt: z.string() }),
+    handle({ service, body }) {
+      const { tokens, model: named } = body as z.output<typeof detokenizeBody>
+      checkModel(service, named)
+      const { vocab } = service.model.config
+      const wrong = tokens.findIndex((id) => id >= vocab)
+      if (wrong >= 0) throw new OptionError(`tokens.${wrong}`, `a token id from 0 to ${vocab - 1}`, tokens[wrong])
+      return { prompt: service.model.tokenizer.decode(tokens, { skipSpecial: false }) }
+    },
+  },
+  {
+    method: 'get',
+    path: '/tokenizer_info',
+    summary: "The tokenizer's special tokens",
+    answer: z.looseObject({ eos_token: z.string().nullable(), bos_token: z.string().nullable(), pad_token: z.string().nullable(), chat_template: z.null() }),
+    handle({ service }) {
+      const { eos, bos, pad, unk, additionalSpecialTokens, vocabSize } = service.model.tokenizer
+      const text = (token: { content: string } | undefined): string | null => token?.content ?? null
+      const named = { eos_token: text(eos), bos_token: text(bos), pad_token: text(pad), unk_token: text(unk) }
+      const sizes = { vocab_size: vocabSize, model_max_length: service.model.plan.maxContext }
+      return { ...named, additional_special_tokens: additionalSpecialTokens, ...sizes, add_bos_token: false, chat_template: null }
+    },
+  },
+  {
+    method: 'get',
+    path: '/health',
+    summary: 'Whether the model is loaded',
+    open: true,
+    answer: ok,
+    handle({ service }) {
+      service.model.stats()
+      return { status: 'ok' }
+    },
+  },
+  { method: 'get', path: '/live', summary: 'Whether the process answers', open: true, answer: ok, handle: () => ({ status: 'ok' }) },
+  {
+    method: 'get',
+    path: '/ready',
+    summary: 'Whether new work is taken: not any more when the server is about to stop',
+    open: true,
+    answer: ok,
+    handle({ service }) {
+      if (service.work.draining) throw new RequestError(503, 'draining', 'This server is about to stop and takes no new work', { headers: after(5) })
+      service.model.stats()
+      return { status: 'ok' }
+    },
+  },
+  {
+    method: 'get',
+    path: '/metrics',
+    summary: 'Counts and times for Prometheus',
+    type: 'text/plain',
+    async handle({ service: { metrics } }) {
+      return new Response(await metrics.text(), { headers: { 'content-type': metrics.contentType } })
+    },
+  },
+  {
+    method: 'get',
+    path: '/version',
+    summary: 'The version of ewe',
+    open: true,
+    answer: z.object({ version: z.string() }),
+    handle: () => ({ version: packageVersion() }),
+  },
+]
+
+/** An answer with its counts put into the log. */
+function counted<T extends { usage: z.output<typeof usage> }>(call: Call, answer: T): T {
+  Object.assign(call.fields, { promptTokens: answer.usage.prompt_tokens, completionTokens: answer.usage.completion_tokens })
+  return answer
+}
+
+function contextOf({ names }: Service, call: Call, kind: string): AnswerContext {
+  return { id: `${kind}-${call.id.replace(/^req_/, '')}`, created: Math.floor(Date.now() / 1000), model: names[0], signal: call.signal }
+}
+
+function checkAsked(service: Service, named: string | undefined, maxTokens: number | undefined, param: string): void {
+  if (named === undefined) throw new OptionError('model', `the name of the model, ${service.names[0]},`, undefined)
+  checkModel(service, named)
+  const most = service.settings.maxTokens
+  if (most !== undefined && maxTokens !== undefined && maxTokens > most) throw new OptionError(param, `at most ${most}, the limit of this server,`, maxTokens)
+}
+
+function checkModel({ names }: Service, named: string | null | undefined): void {
+  if (named === undefined || named === null || names.includes(named)) return
+  const shown = named.length > 80 ? `${named.slice(0, 77)}...` : named
+  throw new RequestError(404, 'model_not_found', `There is no model ${JSON.stringify(shown)} here: this server has ${names.join(', ')}`, { param: 'model' })
+}
+
+function cardOf({ names, model: { plan }, created }: Service, id: string): z.output<typeof modelCard> {
+  return { id, object: 'model', created, owned_by: 'ewe', root: names[0], max_model_len: plan.maxContext }
+}

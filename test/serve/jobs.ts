@@ -1,0 +1,150 @@
+// Files and batches, through OpenAI's client, and what is left of them after a restart.
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import OpenAI, { toFile, type APIError } from 'openai'
+import type { Batch } from 'openai/resources/batches'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { shippedModel, type Model } from '../../src/index.js'
+import { Jobs } from '../../src/serve/server.js'
+import { loadLamb, Served, until } from './served.js'
+
+const folder = mkdtempSync(join(tmpdir(), 'ewe-jobs-'))
+let model: Model
+let served: Served
+let client: OpenAI
+test.before(async () => {
+  model = await loadLamb()
+  await open()
+})
+test.after(async () => {
+  await served.server.close()
+  await model.dispose()
+  rmSync(folder, { recursive: true })
+})
+
+async function open(): Promise<void> {
+  served = await Served.over(model, { jobs: await Jobs.open(model, { folder, modelFolder: shippedModel() }) })
+  client = new OpenAI({ apiKey: 'none', baseURL: `${served.url}/v1`, maxRetries: 0 })
+}
+
+const url = '/v1/completions'
+const line = (i: number, body: object = {}): object => ({ custom_id: `line-${i}`, method: 'POST', url, body: { model: 'lamb', prompt: `Number ${i}`, max_tokens: 3, temperature: 0, ...body } })
+
+async function upload(lines: readonly unknown[]): Promise<string> {
+  const text = lines.map((each) => (typeof each === 'string' ? each : JSON.stringify(each))).join('\n')
+  return (await client.files.create({ file: await toFile(Buffer.from(text), 'in.jsonl'), purpose: 'batch' })).id
+}
+
+async function begin(lines: readonly unknown[]): Promise<Batch> {
+  return await client.batches.create({ input_file_id: await upload(lines), endpoint: url, completion_window: '24h', metadata: { of: 'test' } })
+}
+
+async function ended(id: string): Promise<Batch> {
+  let batch = await client.batches.retrieve(id)
+  await until('the end of a batch', async () => {
+    batch = await client.batches.retrieve(id)
+    return ['failed', 'completed', 'cancelled'].includes(batch.status)
+  })
+  return batch
+}
+
+async function textOf(file: string | undefined): Promise<string> {
+  return file === undefined ? '' : await (await client.files.content(file)).text()
+}
+
+interface Answered {
+  custom_id: string
+  response: { status_code: number; body: { choices: { text: string }[]; error?: { param: string } } }
+}
+
+function linesOf(text: string): Answered[] {
+  return text.trimEnd().split('\n').map((each) => JSON.parse(each) as Answered)
+}
+
+test('a file is kept, listed, read and deleted', async () => {
+  const id = await upload([line(1)])
+  assert.equal([(await client.files.retrieve(id)).filename, (await client.files.retrieve(id)).purpose], ['in.jsonl', 'batch'])
+  assert.equal(JSON.parse(await textOf(id)), line(1))
+  const ids = []
+  for await (const file of client.files.list({ limit: 1 })) ids.push(file.id)
+  assert.ok(ids.includes(id))
+  assert.is((await client.files.delete(id)).deleted, true)
+  await client.files.retrieve(id).then(
+    () => assert.unreachable(),
+    (error: unknown) => assert.is((error as APIError).status, 404),
+  )
+})
+
+test('a batch answers its lines as the server does, wrong ones in a file of their own', async () => {
+  const batch = await begin([line(1), line(2, { n: 0 }), line(3)])
+  assert.equal([batch.object, batch.endpoint, batch.metadata], ['batch', url, { of: 'test' }])
+  const done = await ended(batch.id)
+  assert.is(done.status, 'completed')
+  assert.equal(done.request_counts, { total: 3, completed: 2, failed: 1 })
+  const good = linesOf(await textOf(done.output_file_id))
+  assert.equal(good.map((each) => each.custom_id), ['line-1', 'line-3'])
+  const own = await client.completions.create({ model: 'lamb', prompt: 'Number 3', max_tokens: 3, temperature: 0 })
+  assert.is(good[1]?.response.body.choices[0]?.text, own.choices[0]?.text)
+  const [bad] = linesOf(await textOf(done.error_file_id))
+  assert.equal([bad?.custom_id, bad?.response.status_code, bad?.response.body.error?.param], ['line-2', 400, 'n'])
+})
+
+test('a file that cannot be run at all fails with its lines named', async () => {
+  const lines = [line(1), line(1), '{', { ...line(2), url: '/v1/chat/completions' }, line(3, { model: 'gpt-4' }), { ...line(4), method: 'GET' }]
+  const done = await ended((await begin(lines)).id)
+  assert.is(done.status, 'failed')
+  const codes = ['duplicate_custom_id', 'invalid_json_line', 'mismatched_endpoint', 'model_not_found', 'invalid_request']
+  assert.equal(done.errors?.data?.map((each) => [each.line, each.code]), codes.map((code, i) => [i + 2, code]))
+  assert.is((await ended((await begin([''])).id)).errors?.data?.[0]?.code, 'empty_file')
+})
+
+test('a cancelled batch ends, and leaves nothing that runs', async () => {
+  const { id } = await begin(Array.from({ length: 300 }, (_, i) => line(i, { max_tokens: 200, ignore_eos: true })))
+  await until('lines that run', async () => (await client.batches.retrieve(id)).status === 'in_progress' && model.stats().running > 0)
+  await client.files.delete((await client.batches.retrieve(id)).input_file_id).then(
+    () => assert.unreachable(),
+    (error: unknown) => assert.is((error as APIError).code, 'file_in_use'),
+  )
+  await client.batches.cancel(id)
+  assert.is((await ended(id)).status, 'cancelled')
+  await served.idle()
+  await client.batches.cancel(id).then(
+    () => assert.unreachable(),
+    (error: unknown) => assert.is((error as APIError).status, 409),
+  )
+})
+
+test('a batch goes on after a restart, with the same output as one that was not stopped', async () => {
+  const lines = Array.from({ length: 60 }, (_, i) => line(i, { max_tokens: 20, temperature: 1, ignore_eos: true }))
+  const whole = await ended((await begin(lines)).id)
+  const { id } = await begin(lines)
+  await until('some lines', async () => ((await client.batches.retrieve(id)).request_counts?.completed ?? 0) > 5)
+  await served.server.drain()
+  assert.ok(readdirSync(join(folder, 'batches')).includes(`${id}.out.journal`))
+  await open()
+  const resumed = await ended(id)
+  assert.equal([resumed.status, resumed.request_counts?.completed], ['completed', 60])
+  const texts = async (file: string | undefined): Promise<unknown[]> => linesOf(await textOf(file)).map((each) => [each.custom_id, each.response.body.choices])
+  assert.equal(await texts(resumed.output_file_id), await texts(whole.output_file_id))
+  assert.not.ok(existsSync(join(folder, 'batches', `${id}.out.journal`)))
+  const listed = []
+  for await (const batch of client.batches.list({ limit: 2 })) listed.push(batch.id)
+  assert.ok(listed.length === 6 && listed.includes(id), listed.join(' '))
+})
+
+test('what is wrong with an upload or a batch is refused', async () => {
+  const status = async (work: Promise<unknown>): Promise<unknown> => work.then(() => 200, (error: unknown) => (error as APIError).status)
+  assert.is(await status(client.files.create({ file: await toFile(Buffer.from('a'), 'a'), purpose: 'fine-tune' })), 400)
+  assert.is(await status(client.batches.create({ input_file_id: 'file-none', endpoint: url, completion_window: '24h' })), 404)
+  assert.is(await status(client.batches.create({ input_file_id: await upload([line(1)]), endpoint: '/v1/embeddings', completion_window: '24h' })), 400)
+  assert.is(await status(client.batches.retrieve('batch_none')), 404)
+  assert.is((await served.get('/v1/files/../../etc/passwd')).status, 404)
+  assert.is((await served.get('/v1/files/..%2F..%2Fx/content')).status, 404)
+  assert.is((await served.post('/v1/files', {})).status, 415)
+  assert.is((await served.get('/v1/files', { method: 'POST', body: 'x', headers: { 'content-type': 'multipart/form-data; boundary=y' } })).status, 400)
+  assert.is((await served.get('/v1/files?limit=0')).status, 400)
+})
+
+test.run()
