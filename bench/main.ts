@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util'
 import { shippedModel, type Model } from '../src/index.js'
 import { agree } from './agree.js'
 import { facts, limits } from './machine.js'
-import { decode, load, open, prefill, requests, text, timer, type Lateness, type Rate, type Report, type Setting, type Weights } from './model.js'
+import { counts, decode, load, open, prefill, requests, text, timer, type Counts, type Lateness, type Rate, type Report, type Setting, type Weights } from './model.js'
 import { compare } from './peers.js'
 
 const names = ['machine', 'load', 'prefill', 'decode', 'timer', 'text', 'requests']
@@ -48,18 +48,17 @@ async function run(chosen: readonly string[], setting: Setting): Promise<Report>
   if (chosen.includes('machine')) report.machine.limits = await limits(threads)
   if (chosen.includes('load')) report.load = await load(setting)
   if (chosen.includes('prefill')) report.prefill = await prefill(model, seconds)
-  if (chosen.includes('decode')) report.decode = await oneAndEight(model, seconds, decode)
+  if (chosen.includes('decode')) report.decode = await each(model, seconds, decode)
   if (chosen.includes('timer')) report.timer = await timer(model, seconds)
-  if (chosen.includes('text')) report.text = await oneAndEight(model, seconds, text)
-  if (chosen.includes('requests')) {
-    await using wide = await open(setting, 256, 32)
-    report.requests = { '1': await requests(wide, 1, seconds), '8': await requests(wide, 8, seconds), '32': await requests(wide, 32, seconds) }
-  }
+  if (chosen.includes('text')) report.text = await each(model, seconds, text)
+  if (chosen.includes('requests')) report.requests = await each(model, seconds, requests)
   return report
 }
 
-async function oneAndEight(model: Model, seconds: number, bench: typeof decode): Promise<{ '1': Rate; '8': Rate }> {
-  return { '1': await bench(model, 1, seconds), '8': await bench(model, 8, seconds) }
+async function each<T>(model: Model, seconds: number, bench: (model: Model, count: number, seconds: number) => Promise<T>): Promise<Counts<T>> {
+  const found: Record<string, T> = {}
+  for (const count of counts) found[count] = await bench(model, count, seconds)
+  return found as Counts<T>
 }
 
 function readable({ machine, model, ...report }: Report): string {
@@ -94,10 +93,13 @@ function readable({ machine, model, ...report }: Report): string {
     lines.push(`load        ${median.toFixed(0)} ms, ${mbs.toFixed(0)} MB/s of ${mb.toFixed(0)} MB${busy(others)}`)
   }
   if (report.prefill !== undefined) lines.push(line('prefill', report.prefill))
-  if (report.decode !== undefined) lines.push(line('decode 1', report.decode['1']), line('decode 8', report.decode['8']))
+  for (const [count, rate] of Object.entries(report.decode ?? {})) lines.push(line(`decode ${count}`, rate))
   if (report.timer !== undefined) lines.push(lateness('timer idle', report.timer.idle), lateness('generating', report.timer.generating))
-  if (report.text !== undefined) lines.push(line('text 1', report.text['1']), line('text 8', report.text['8']))
-  for (const [count, rate] of Object.entries(report.requests ?? {})) lines.push(line(`requests ${count}`, rate))
+  for (const [count, rate] of Object.entries(report.text ?? {})) lines.push(line(`text ${count}`, rate))
+  const percent = (value: number): string => `${(100 * value).toFixed(1)} %`
+  for (const [count, rate] of Object.entries(report.requests ?? {})) {
+    lines.push(`${line(`requests ${count}`, rate)}  scheduling ${percent(rate.scheduling)} of the loop, JavaScript busy ${percent(rate.javascript)}`)
+  }
   return lines.join('\n')
 }
 

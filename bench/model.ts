@@ -26,10 +26,14 @@ export interface Rate extends Figure {
   gflops?: number
 }
 
+/** Requests at once. */
+export const counts = [1, 8, 32] as const
+export type Counts<T> = Record<`${(typeof counts)[number]}`, T>
+
 const depth = 16 // tokens of the prompt before decoding
 const length = 64 // steps of decoding
 
-export function open(setting: Setting, maxContext = 1024, maxBatch = 8): Promise<Model> {
+export function open(setting: Setting, maxContext = 1024, maxBatch = 32): Promise<Model> {
   const { weights, instructionSet, threads } = setting
   return Model.load(setting.model, { device: 'cpu', weights, instructionSet, maxContext, maxBatch, ...(threads === undefined ? {} : { threads }) })
 }
@@ -70,38 +74,53 @@ export async function prefill(model: Model, seconds: number): Promise<Rate> {
 }
 
 /**
- * Tokens a second after a prompt of 16 tokens, summed over the sequences: what many tokens take longer than one. (The tokens' arrival in JavaScript
- * says less: with a small model several steps arrive together.)
+ * Tokens a second after prompts of 16 tokens, summed over so many requests at once, each with a prompt of its own: what many tokens take longer than one.
+ * (The tokens' arrival in JavaScript says less: with a small model several steps arrive together.)
  */
-export async function decode(model: Model, sequences: number, seconds: number): Promise<Rate> {
+export async function decode(model: Model, count: number, seconds: number): Promise<Rate> {
   const steps = Math.min(length, model.plan.maxContext - depth - 1)
   let seed = 0
-  const figure = await measure(`decode ${sequences}`, seconds, async () => {
-    const prompt = randomTokens(model, depth, seed++)
+  const figure = await measure(`decode ${count}`, seconds, async () => {
+    const prompts = Array.from({ length: count }, () => randomTokens(model, depth, seed++))
     const time = async (maxNewTokens: number): Promise<number> => {
       const start = performance.now()
-      await model.complete(prompt, { n: sequences, maxNewTokens, temperature: 0, ignoreEos: true })
+      await Promise.all(prompts.map((prompt) => model.complete(prompt, { maxNewTokens, temperature: 0, ignoreEos: true })))
       return performance.now() - start
     }
-    await time(1) // then the prompt's pages are known, and both of the next find them
+    await time(1) // then the prompts' pages are known, and both of the next find them
     const one = await time(1)
-    return (steps * sequences) / (((await time(steps + 1)) - one) / 1e3)
+    return (steps * count) / (((await time(steps + 1)) - one) / 1e3)
   })
   const bytes = model.plan.memory['weights']! + model.plan.memory['vectors']!
-  return { ...figure, unit: 'tokens/s', tokens: steps * sequences, gbs: (bytes * figure.median) / sequences / 1e9 }
+  return { ...figure, unit: 'tokens/s', tokens: steps * count, gbs: (bytes * figure.median) / count / 1e9 }
 }
 
-/** Tokens a second of so many requests under way at once, each with a prompt of its own, from the first to the last of their answers. */
-export async function requests(model: Model, count: number, seconds: number): Promise<Rate> {
+/** Shares, 0 to 1, of what is not the model's work: of the loop's time that outside the device, and of all time that in which JavaScript runs. */
+export interface Requests extends Rate {
+  scheduling: number
+  javascript: number
+}
+
+/** Tokens a second of so many requests at once, each with a prompt of its own, from the first to the last of their streamed answers. */
+export async function requests(model: Model, count: number, seconds: number): Promise<Requests> {
   const tokens = Math.min(length, model.plan.maxContext - depth)
   let seed = 0
+  const [before, utilization] = [model.stats(), performance.eventLoopUtilization()]
   const figure = await measure(`requests ${count}`, seconds, async () => {
     const prompts = Array.from({ length: count }, () => randomTokens(model, depth, seed++))
     const start = performance.now()
-    await Promise.all(prompts.map((prompt) => model.complete(prompt, { maxNewTokens: tokens, temperature: 0, ignoreEos: true })))
+    await Promise.all(
+      prompts.map(async (prompt) => {
+        for await (const _ of model.streamComplete(prompt, { maxNewTokens: tokens, temperature: 0, ignoreEos: true }));
+      }),
+    )
     return (tokens * count) / ((performance.now() - start) / 1e3)
   })
-  return { ...figure, unit: 'tokens/s', tokens: tokens * count }
+  const after = model.stats()
+  const busy = after.busySeconds - before.busySeconds
+  const scheduling = 1 - (after.deviceSeconds - before.deviceSeconds) / busy
+  const javascript = performance.eventLoopUtilization(utilization).utilization
+  return { ...figure, unit: 'tokens/s', tokens: tokens * count, scheduling, javascript }
 }
 
 /** Elements of the matrices of one layer. */
@@ -184,8 +203,8 @@ export interface Report {
   model: { folder: string; weights: string; threads: number; instructionSet: string }
   load?: Awaited<ReturnType<typeof load>>
   prefill?: Rate
-  decode?: { '1': Rate; '8': Rate }
+  decode?: Counts<Rate>
   timer?: { idle: Lateness; generating: Lateness }
-  text?: { '1': Rate; '8': Rate }
-  requests?: Record<'1' | '8' | '32', Rate>
+  text?: Counts<Rate>
+  requests?: Counts<Requests>
 }

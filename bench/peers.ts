@@ -18,7 +18,7 @@ const dtypes = ['float32', 'bfloat16', 'float16'] as const
 type Dtype = (typeof dtypes)[number]
 const engines = ['ewe', 'llama.cpp', 'PyTorch'] as const
 type EngineName = (typeof engines)[number]
-const tasks = ['prompt', 'decode1', 'decode8'] as const
+const tasks = ['prompt', 'decode1', 'decode8', 'decode32'] as const
 type Task = (typeof tasks)[number]
 type Rates = Record<Task, number> & { others?: Record<Task, number> }
 
@@ -105,23 +105,25 @@ const trials: Record<EngineName, (trial: Trial) => Promise<{ rates: Rates; versi
     const main = fileURLToPath(new URL('main.js', import.meta.url))
     const options = ['--model', model, '--weights', weights, '--threads', String(threads), '--seconds', String(seconds)]
     const report = JSON.parse(await run(process.execPath, [main, 'prefill', 'decode', '--json', ...options])) as Report
-    const [prompt, one, eight] = [report.prefill!, report.decode!['1'], report.decode!['8']]
-    const others = { prompt: prompt.others, decode1: one.others, decode8: eight.others }
-    return { rates: { prompt: prompt.median, decode1: one.median, decode8: eight.median, others }, version: report.machine.versions.ewe }
+    const [prompt, one, eight, many] = [report.prefill!, report.decode!['1'], report.decode!['8'], report.decode!['32']]
+    const others = { prompt: prompt.others, decode1: one.others, decode8: eight.others, decode32: many.others }
+    const rates = { prompt: prompt.median, decode1: one.median, decode8: eight.median, decode32: many.median, others }
+    return { rates, version: report.machine.versions.ewe }
   },
   async 'llama.cpp'({ peers, model, weights, threads }) {
     // It waits for quiet moments and repeats what was disturbed, for up to --max-wait seconds a figure.
-    const options = ['--threads', String(threads), '--repeats', '3', '--batch', '8', '--free=false', '--generate', '64', '--max-wait', '5']
+    const options = ['--threads', String(threads), '--repeats', '3', '--batch', '8,32', '--free=false', '--generate', '64', '--max-wait', '5']
     const gguf = join(model, `model-${ggufOf[weights]}.gguf`)
     const report = JSON.parse(await run(process.execPath, [join(peers, 'bench-llama.mjs'), gguf, ...options])) as LlamaReport
     const { prompt, decode, batch } = report.results[0]!
-    const rates = { prompt: prompt.median, decode1: decode.median, decode8: batch[0]!.step.median }
+    const rates = { prompt: prompt.median, decode1: decode.median, decode8: batch[0]!.step.median, decode32: batch[1]!.step.median }
     return { rates, version: `${report.package}, llama.cpp ${report.llamaCpp}` }
   },
   async PyTorch({ peers, model, python, weights, threads }) {
-    const options = ['--dtype', weights, '--threads', String(threads), '--batch', '1,8', '--repeat', '3']
+    const options = ['--dtype', weights, '--threads', String(threads), '--batch', '1,8,32', '--repeat', '3']
     const report = JSON.parse(await run(python, [join(peers, 'bench-transformers.py'), model, ...options])) as TorchReport
-    return { rates: { prompt: report.prompt, decode1: report.decode_1, decode8: report.decode_8 }, version: `torch ${report.torch}` }
+    const rates = { prompt: report.prompt, decode1: report.decode_1, decode8: report.decode_8, decode32: report.decode_32 }
+    return { rates, version: `torch ${report.torch}` }
   },
 }
 
@@ -136,6 +138,7 @@ interface TorchReport {
   prompt: number
   decode_1: number
   decode_8: number
+  decode_32: number
 }
 
 /** The same weights for llama.cpp, beside those of the folder, unless they are there. */
@@ -146,7 +149,7 @@ async function makeGguf({ peers, model, python }: Pick<Trial, 'peers' | 'model' 
 
 function medians(rounds: readonly Rates[]): Rates {
   const median = (task: Task): number => quantile(rounds.map((rates) => rates[task]), 0.5)
-  return { prompt: median('prompt'), decode1: median('decode1'), decode8: median('decode8') }
+  return { prompt: median('prompt'), decode1: median('decode1'), decode8: median('decode8'), decode32: median('decode32') }
 }
 
 /** ewe's rate over that of the better peer, which may use fewer threads where that is faster for it. */
@@ -157,7 +160,7 @@ function ratio(rows: readonly Row[], row: Row, task: Task): number {
 }
 
 function table({ machine, peers, model, rows }: Comparison): string {
-  const titles: Record<Task, string> = { prompt: 'prompt of 512', decode1: 'decode, 1 sequence', decode8: 'decode, 8 sequences' }
+  const titles: Record<Task, string> = { prompt: 'prompt of 512', decode1: 'decode, 1 request', decode8: 'decode, 8 requests', decode32: 'decode, 32 requests' }
   const versions = engines.map((engine) => `${engine}: ${peers[engine] ?? 'not run'}`).join('; ')
   const lines = [
     `${model} on ${machine.cpu}, ${machine.processors} processors, ${machine.date}; ${versions}`,

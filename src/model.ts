@@ -352,25 +352,29 @@ function nativeOptions(checkpoint: Checkpoint, options: ReturnType<typeof loadOp
     threads: options.threads ?? 0,
     maxContext,
     pageSize: options.pageSize,
-    pages: options.pages ?? 0,
     stepRows: options.chunk,
     maxQueue: options.maxQueue,
     prefixCache: options.prefixCache,
     reserve: options.admission === 'reserve',
   }
-  return { ...base, maxBatch: options.maxBatch ?? defaultBatch(checkpoint, base, device) }
+  const sized = { ...base, maxBatch: options.maxBatch ?? defaultBatch[device.kind] }
+  return { ...sized, pages: options.pages ?? defaultPages(checkpoint, sized, device) }
 }
 
+/** More sequences of a step cost a card little; a processor has done most of what they can share at 32, and an emulated card pays for every one. */
+const defaultBatch = { cpu: 32, cuda: 256, emulator: 8 }
+
 /**
- * As many sequences at full context, at most 8, as fit a quarter of the free memory of the CPU, where pages are touched only when used; or nine tenths of
- * a card's memory together with everything else.
+ * As many as all sequences need at full context, or as fit a quarter of the free memory of the CPU, where pages are touched only when used, or nine tenths
+ * of a card's memory together with everything else; but no fewer than one sequence needs.
  */
-function defaultBatch({ spec, native }: Checkpoint, options: Omit<NativeLoadOptions, 'maxBatch'>, device: NativeDevice): number {
-  const layout = (maxBatch: number): Record<string, number> => loadNative().layout(native.spec, { ...options, maxBatch })
-  const [first, second] = [layout(1), layout(2)]
-  const one = Math.max(second['cache']! - first['cache']!, spec.layers)
-  const share = device.kind === 'cpu' ? freemem() / 4 : 0.9 * device.memory - (first['total']! - one)
-  return Math.max(1, Math.min(8, Math.floor(share / one)))
+function defaultPages({ native }: Checkpoint, options: Omit<NativeLoadOptions, 'pages'>, device: NativeDevice): number {
+  const layout = (pages: number): Record<string, number> => loadNative().layout(native.spec, { ...options, pages })
+  const each = Math.ceil(options.maxContext / options.pageSize)
+  const [least, more] = [layout(each), layout(2 * each)]
+  const page = (more['cache']! - least['cache']!) / each
+  const share = device.kind === 'cpu' ? freemem() / 4 : 0.9 * device.memory - (least['total']! - least['cache']!)
+  return Math.max(each, Math.min(options.maxBatch * each, Math.floor(share / page)))
 }
 
 function pieceOf(event: NativeEvent, request: NativeRequest): StreamPiece {

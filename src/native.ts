@@ -171,6 +171,9 @@ export interface NativeStats {
   generatedTokens: number
   /** Sequences that gave up their pages for others and were computed again. */
   preempted: number
+  /** What the steps took, with all that was done around them, and what of that was the device's. */
+  busySeconds: number
+  deviceSeconds: number
   /** Requests by how they ended. */
   finished: number
   cancelled: number

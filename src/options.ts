@@ -23,13 +23,16 @@ export const loadOptions = z.strictObject({
   weights: z.enum(['auto', 'float32', 'bfloat16', 'float16', 'int8']).default('auto'),
   /** Most tokens of prompt and answer together. Default: what the model was trained for. */
   maxContext: z.int().min(1).max(1 << 24).optional(),
-  /** Most sequences of one step. Default: as many as fit a share of the memory, at most 8. */
+  /** Most sequences of one step. Default 32 on the CPU, 256 on a card, 8 on an emulated one. */
   maxBatch: z.int().min(1).max(4096).optional(),
   /** Tokens of a cache page, a multiple of 16. Default 64. */
   pageSize: z.int().min(16).max(1024).multipleOf(16).default(64),
   /** Tokens of a step that prompts fill up, beside one for each sequence that generates. Default 256. */
   chunk: z.int().min(1).max(65536).default(256),
-  /** Cache pages in all. Default: what `maxBatch` sequences at full context need. With fewer, requests that run wait for each other when pages run out. */
+  /**
+   * Cache pages in all. Default: what `maxBatch` sequences at full context need, or what fits a quarter of the free memory, or a card's memory. When they run
+   * out, requests that run wait for each other.
+   */
   pages: z.int().min(1).max(1 << 24).optional(),
   /** Most requests that wait; more are refused with QueueFullError. Default 4096. */
   maxQueue: z.int().min(1).max(1 << 24).default(4096),

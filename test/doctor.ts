@@ -39,4 +39,15 @@ test('every environment variable that the sources read is one that doctor shows'
   assert.equal([...read].filter((name) => !(name in environmentVariables)), [])
 })
 
+test('what doctor prints holds no key', async () => {
+  process.env['EWE_API_KEY'] = 'a-key-of-mine'
+  try {
+    const { environment } = await diagnose()
+    assert.is(environment['EWE_API_KEY'], 'set')
+    assert.not.ok(JSON.stringify(environment).includes('a-key-of-mine'))
+  } finally {
+    delete process.env['EWE_API_KEY']
+  }
+})
+
 test.run()

@@ -127,6 +127,7 @@ void Engine::run(Checkpoint checkpoint) {
       abandonAll();
     } else {
       step();
+      now_.busyTime += clockNow() - woke_;
     }
   }
   abandonAll();
@@ -139,6 +140,7 @@ bool Engine::collect() {
   {
     std::unique_lock<std::mutex> lock(mutex_);
     wake_.wait(lock, [this] { return stop_ || !queue_.empty() || !cancelled_.empty() || scheduler_->running() + scheduler_->waiting() > 0; });
+    woke_ = clockNow();
     incoming.swap(queue_);
     cancelled.swap(cancelled_);
     waiting_ += int(incoming.size());
@@ -192,8 +194,10 @@ void Engine::step() {
     waiting_ = scheduler_->waiting();  // what has a place now makes room in the queue
   }
   std::vector<Draw> draws;
+  const int64_t begun = clockNow();
   Status status = plan.shares.empty() ? Status::fail(Kind::internal, "no sequence of %d can go on", scheduler_->running() + scheduler_->waiting())
                                       : work(plan, *runner_, stop_, draws);
+  now_.workTime += clockNow() - begun;
   now_.steps++;
   now_.preempted += plan.preempted;
   std::vector<Event> events;

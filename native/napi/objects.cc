@@ -214,6 +214,8 @@ Napi::Value EngineObject::stats(const Napi::CallbackInfo& info) {
   o.Set("reusedTokens", double(stats.reusedTokens));
   o.Set("generatedTokens", double(stats.generatedTokens));
   o.Set("preempted", double(stats.preempted));
+  o.Set("busySeconds", double(stats.busyTime) * 1e-9);
+  o.Set("deviceSeconds", double(stats.workTime) * 1e-9);
   o.Set("finished", double(stats.finished));
   o.Set("cancelled", double(stats.cancelled));
   o.Set("failed", double(stats.failed));

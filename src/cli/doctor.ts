@@ -8,6 +8,7 @@ import { packageFolder, packageVersion } from '../package.js'
 
 /** Every environment variable that ewe reads. */
 export const environmentVariables: Record<string, string> = {
+  EWE_API_KEY: 'the key that `ewe serve` asks its clients for',
   EWE_EMULATOR: 'how the emulator of cards runs its threads (native/emulator/settings.h)',
   EWE_EMULATOR_DIR: 'folder of the emulators of cards, libewe-emulator-PATH.so',
   EWE_NATIVE: 'path of the native addon to load instead of the one in the package',
@@ -15,6 +16,9 @@ export const environmentVariables: Record<string, string> = {
   HF_HUB_CACHE: 'folder of the Hub cache; default hub in HF_HOME',
   NO_COLOR: 'no colours in the output of the command line',
 }
+
+/** Shown as set or not: what doctor prints is sent around. */
+const secret = new Set(['EWE_API_KEY'])
 
 const modelFiles = ['config.json', 'generation_config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json']
 
@@ -67,12 +71,16 @@ export async function diagnose(): Promise<Diagnosis> {
     tokenizer,
     model: { folder, missing: modelFiles.filter((name) => !existsSync(join(folder, name)) || statSync(join(folder, name)).size === 0) },
     tools: Object.fromEntries(['cmake', 'c++', 'make', 'python3', 'nvcc'].map((name) => [name, toolVersion(name)])),
-    environment: Object.fromEntries(Object.keys(environmentVariables).map((name) => [name, process.env[name]])),
+    environment: Object.fromEntries(Object.keys(environmentVariables).map((name) => [name, shown(name, process.env[name])])),
     problems: [],
   }
   diagnosis.problems = findProblems(diagnosis)
   diagnosis.ok = diagnosis.problems.every((problem) => !problem.fatal)
   return diagnosis
+}
+
+function shown(name: string, value: string | undefined): string | undefined {
+  return secret.has(name) && value !== undefined ? 'set' : value
 }
 
 function findProblems(found: Diagnosis): Diagnosis['problems'] {

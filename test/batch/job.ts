@@ -1,5 +1,5 @@
 // What a batch job promises, on a model that is really run. The process that is killed is in test/cli/batch.ts.
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
@@ -293,6 +293,17 @@ test('a model that is gone ends the job with an error, and the journal holds wha
   assert.match((await rejection(run({ onProgress }, lost))).message, /disposed/)
   assert.is((await run()).resumed >= 3, true)
   assert.is(answers().length, rows.length)
+})
+
+test('a model trained further is another one, also where it begins as the old one does', async () => {
+  const other = join(folder, 'lamb')
+  cpSync('models/lamb', other, { recursive: true })
+  const before = await identityOf(model, other)
+  assert.equal(before, identity, 'wherever it lies')
+  const weights = readFileSync(join(other, 'model.safetensors'))
+  for (let at = weights.length >> 1; at < weights.length; at += 2) weights[at]! ^= 1
+  writeFileSync(join(other, 'model.safetensors'), weights)
+  assert.is.not((await identityOf(model, other)).model.sha256, before.model.sha256)
 })
 
 test.run()
