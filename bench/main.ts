@@ -1,10 +1,11 @@
 // npm run bench [-- NAME ...] [--model DIR] [--weights DTYPE] [--threads N] [--instruction-set SET] [--seconds S] [--json]
 //
-// Names: machine load prefill decode timer text requests (default: all), or one of the comparisons, peers and agree, which have options of their own.
+// Names: machine load prefill decode timer text requests (default: all), or one of peers, agree and batch, which have options of their own.
 // bench/README.md says what the figures mean.
 import { parseArgs } from 'node:util'
 import { shippedModel, type Model } from '../src/index.js'
 import { agree } from './agree.js'
+import { batch } from './batch.js'
 import { facts, limits } from './machine.js'
 import { counts, decode, load, open, prefill, requests, text, timer, type Counts, type Lateness, type Rate, type Report, type Setting, type Weights } from './model.js'
 import { compare } from './peers.js'
@@ -15,6 +16,7 @@ async function main(): Promise<void> {
   const [first, ...rest] = process.argv.slice(2)
   if (first === 'peers') return await compare(rest)
   if (first === 'agree') return await agree(rest)
+  if (first === 'batch') return await batch(rest)
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
@@ -27,7 +29,7 @@ async function main(): Promise<void> {
     },
   })
   const unknown = positionals.find((name) => !names.includes(name))
-  if (unknown !== undefined) throw new Error(`There is no bench "${unknown}": ${names.join(', ')}, peers, agree`)
+  if (unknown !== undefined) throw new Error(`There is no bench "${unknown}": ${names.join(', ')}, peers, agree, batch`)
   const chosen = positionals.length === 0 ? names : positionals
   const setting: Setting = {
     model: values.model ?? shippedModel(),
