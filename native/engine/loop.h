@@ -17,7 +17,7 @@ struct EngineStats {
   int64_t reusedTokens = 0;                                  // tokens found in the index instead of computed
   int64_t preempted = 0;                                     // sequences that were sent back for want of pages
   int64_t finished = 0, cancelled = 0, failed = 0;           // requests
-  int64_t busyTime = 0, workTime = 0;  // nanoseconds: of steps with all around them, and of those on the device
+  int64_t busyTime = 0, workTime = 0;                        // nanoseconds: of steps with all around them, and of those on the device
   int pagesUsed = 0, pagesCached = 0, pages = 0;
   int queued = 0, running = 0;  // sequences that wait, and that run
 };

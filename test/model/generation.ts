@@ -94,7 +94,7 @@ test('stop texts end the answer and are cut from it, across token borders', asyn
 })
 
 test('several stop texts: the first to be complete ends the answer', async () => {
-  const { text } = await model.generate(story, { temperature: 0 })
+  const { text } = await model.generate(story, { ...brief, temperature: 0 })
   const words = text.split(' ')
   const cut = await model.generate(story, { temperature: 0, stop: [` ${words[8]}`, ` ${words[4]}`, 'never there'] })
   assert.is(cut.text, words.slice(0, 4).join(' '))
@@ -121,13 +121,15 @@ test('a typed end key is plain text: it ends nothing and makes no special token'
 })
 
 test('greedy means temperature 0: no seed changes it', async () => {
-  const texts = await Promise.all([1, 2, 3].map(async (seed) => (await model.generate(story, { temperature: 0, seed })).text))
+  const texts = await Promise.all([1, 2, 3].map(async (seed) => (await model.generate(story, { ...brief, temperature: 0, seed })).text))
   assert.is(new Set(texts).size, 1)
 })
 
 test('topK 1, a tiny topP and minP 1 each leave only the best token', async () => {
-  const { text } = await model.generate(story, { temperature: 0 })
-  for (const options of [{ topK: 1 }, { topP: 1e-6 }, { minP: 1, topP: 1 }]) assert.is((await model.generate(story, { ...options, seed: 3 })).text, text)
+  const { text } = await model.generate(story, { ...brief, temperature: 0 })
+  for (const options of [{ topK: 1 }, { topP: 1e-6 }, { minP: 1, topP: 1 }]) {
+    assert.is((await model.generate(story, { ...brief, ...options, seed: 3 })).text, text)
+  }
 })
 
 test('a repetition penalty keeps greedy text from repeating', async () => {
@@ -221,8 +223,8 @@ test('an aborted request rejects with its reason, ends within a token, frees its
   assert.is(await rejected, reason)
   assert.is(await rejection(model.complete([1], { signal: AbortSignal.abort(reason) })), reason)
   assert.match((await model.generate(question, { temperature: 0, maxNewTokens: 30 })).text, /Tokyo/)
-  // A step of 8 samples that was under way, one that was not counted yet, and the answer just given.
-  assert.ok(model.stats().generatedTokens - atAbort <= 8 + 8 + 30, `${model.stats().generatedTokens - atAbort} tokens after the abort`)
+  // A step that was under way, one that was not counted yet, and the answer just given.
+  assert.ok(model.stats().generatedTokens - atAbort <= 2 * model.plan.maxBatch + 30, `${model.stats().generatedTokens - atAbort} tokens after the abort`)
   assert.is(model.stats().pagesUsed, 0)
 })
 
@@ -233,15 +235,15 @@ test('leaving a stream cancels it within a token', async () => {
   }
   const atLeaving = model.stats().generatedTokens
   await model.complete([1], { maxNewTokens: 1 })
-  assert.ok(model.stats().generatedTokens - atLeaving <= 8 + 8 + 1, `${model.stats().generatedTokens - atLeaving} tokens after leaving`)
+  assert.ok(model.stats().generatedTokens - atLeaving <= 2 * model.plan.maxBatch + 1, `${model.stats().generatedTokens - atLeaving} tokens after leaving`)
   assert.is(model.stats().pagesUsed, 0)
 })
 
 test('requests of many callers are all answered, each with its own text', async () => {
-  const questions = ['Japan', 'France', 'Italy', 'Spain', 'Egypt'].map((country) => `What is the capital of ${country}?`)
+  const questions = ['Japan', 'France', 'Italy', 'Spain', 'Egypt'].slice(emulated ? 3 : 0).map((country) => `What is the capital of ${country}?`)
   const alone: string[] = []
-  for (const one of questions) alone.push((await model.generate(one, { temperature: 0 })).text)
-  const together = await Promise.all([...questions, ...questions].map(async (one) => (await model.generate(one, { temperature: 0 })).text))
+  for (const one of questions) alone.push((await model.generate(one, { ...brief, temperature: 0 })).text)
+  const together = await Promise.all([...questions, ...questions].map(async (one) => (await model.generate(one, { ...brief, temperature: 0 })).text))
   assert.equal(together, [...alone, ...alone])
 })
 
@@ -251,7 +253,7 @@ test('a chat is answered with its earlier turns in mind, and the oldest are drop
     { role: 'assistant', content: 'The capital of Japan is Tokyo.' },
     { role: 'user', content: 'What is the capital of France?' },
   ] as const
-  const { text, droppedTurns } = await model.generate(turns, { temperature: 0 })
+  const { text, droppedTurns } = await model.generate(turns, { ...brief, temperature: 0 })
   assert.ok(text.length > 0)
   assert.is(droppedTurns, 0)
   const many = Array.from({ length: 40 }, () => turns.slice(0, 2)).flat()
