@@ -4,12 +4,14 @@ import { packageFolder } from '../package.js'
 import type { Route } from './routes.js'
 
 // Its own files and nothing else: no inline script or style, no other origin, no frame around it.
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+const policy =
+  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 const files = [
   ['/', 'index.html', 'text/html; charset=utf-8'],
   ['/page.css', 'page.css', 'text/css; charset=utf-8'],
   ['/page.js', 'page.js', 'text/javascript; charset=utf-8'],
+  ['/icon.svg', 'icon.svg', 'image/svg+xml'],
 ] as const
 
 /** The page to try the model with, read once. The build puts it into dist/. */
