@@ -6,7 +6,8 @@ import { chromium, type Browser, type BrowserContextOptions, type Page } from 'p
 /** The program, which comes from the system: the driver has none of its own and downloads none. */
 function findChromium(): string {
   const folders = (process.env['PATH'] ?? '').split(':')
-  const found = ['chromium', 'chromium-browser', 'google-chrome'].flatMap((name) => folders.map((folder) => join(folder, name))).find((path) => existsSync(path))
+  const names = ['chromium', 'chromium-browser', 'google-chrome']
+  const found = names.flatMap((name) => folders.map((folder) => join(folder, name))).find((path) => existsSync(path))
   if (found === undefined) throw new Error('These tests need Chromium on the PATH. On Debian: apt-get install chromium')
   return found
 }

@@ -149,7 +149,7 @@ test('the figures show what the server does', async () => {
   await says(page, 'running', /^0$/)
   await askFor(page, question)
   await someText(page)
-  const waiting = fetch(`${served.url}/v1/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ ...long, max_tokens: 2 }) })
+  const waiting = served.post('/v1/completions', { ...long, max_tokens: 2 })
   await says(page, 'waiting', /^1$/)
   await says(page, 'running', /^1$/)
   await says(page, 'rate', /^[\d,]{2,}$/)
@@ -167,10 +167,9 @@ test('a full queue is told in words, and the next try goes well', async () => {
   const { page } = await open()
   await ready(page)
   const leaving = new AbortController()
-  const init = { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ ...long, max_tokens: 16_000 }), signal: leaving.signal }
   const busy: Promise<void>[] = []
   for (const count of ['running', 'queued'] as const) {
-    busy.push(fetch(`${served.url}/v1/completions`, init).then(() => {}, () => {}))
+    busy.push(served.post('/v1/completions', { ...long, max_tokens: 16_000 }, { signal: leaving.signal }).then(() => {}, () => {}))
     await until(`one ${count}`, () => model.stats()[count] === 1)
   }
   await askFor(page, question)

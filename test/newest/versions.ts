@@ -1,0 +1,2 @@
+/** What `ai` 7 takes. */
+export const versions = ['v3', 'v4'] as const
