@@ -8,7 +8,7 @@ import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { root } from './sources.mjs'
 
-const tests = ['adapters', 'serve/clients.ts', 'serve/frameworks.ts', 'serve/served.ts']
+const tests = ['adapters', 'serve/clients.ts', 'serve/frameworks.ts', 'serve/jobs.ts', 'serve/served.ts']
 const node = { name: `node-linux-${process.arch}`, version: '24.21.0' } // Node itself, as a package of npm
 const folder = join(root, '.cache/newest-clients')
 
