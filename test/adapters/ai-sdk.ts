@@ -3,7 +3,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { languageModel, type LanguageModel } from '../../src/adapters/ai-sdk.js'
 import { Model, OptionError, shippedModel } from '../../src/index.js'
-import { versions } from './versions.js'
+import { versions, type Specifications } from './versions.js'
 
 let model: Model
 test.before(async () => {
@@ -15,6 +15,12 @@ const question = 'What is the capital of Japan?'
 const greedy = { temperature: 0, maxOutputTokens: 64, maxRetries: 0 }
 
 for (const version of versions) {
+  test(`${version}: has that version, and v3 unless asked for another`, () => {
+    const specified: Specifications[typeof version] = languageModel(model, version)
+    assert.is(specified.specificationVersion, version)
+    assert.is(languageModel(model).specificationVersion, 'v3')
+  })
+
   test(`${version}: gives the text, counts and reason of the model itself`, async () => {
     const own = await model.generate(question, { temperature: 0, maxNewTokens: 64 })
     const { text, usage, finishReason, warnings } = await generateText({ model: languageModel(model, version), prompt: question, ...greedy })

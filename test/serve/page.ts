@@ -8,6 +8,7 @@ import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Model, shippedModel } from '../../src/index.js'
+import { start } from '../cli/run.js'
 import { openBrowser, visit, type Visit } from './browser.js'
 import { Served, loadLamb, long, question, until } from './served.js'
 
@@ -200,6 +201,22 @@ test('a server that goes away is told of, and found again', async () => {
   const again = await another(model, {}, Number(new URL(first.url).port))
   assert.is(again.url, first.url)
   await page.getByRole('alert').waitFor({ state: 'hidden' })
+})
+
+test('an answer that breaks off because `ewe serve` was killed says so', async () => {
+  const words = '--json --quiet --port 0 --device cpu --threads 1 --instruction-set plain --max-context 16384'.split(' ')
+  const run = start(['serve', ...words])
+  await run.until('address', ({ stdout }) => stdout.includes('\n'))
+  const { page } = await open((JSON.parse(run.stdout) as { url: string }).url)
+  await ready(page)
+  await withoutEnd(page)
+  await askFor(page, question)
+  await someText(page)
+  run.child.kill('SIGKILL')
+  await note(page, /^The answer broke off: the server is gone\.$/)
+  await trouble(page, 'The server does not answer. Trying again …')
+  assert.ok((await text(page, 'answer')).length > 20, 'what came of it stays')
+  await run.ended
 })
 
 test('a key is asked for where the server has keys, and is stored nowhere', async () => {
