@@ -91,8 +91,45 @@ test('importing it does not load the addon', () => {
   assert.is(succeed(process.execPath, ['--input-type=module', '-e', code]).trim(), '0')
 })
 
-test('its types compile in a strict NodeNext project', () => {
+test('the server and the language model of the AI SDK need nothing beside the package', () => {
+  for (const name of ['hono', 'pino']) assert.ok(existsSync(join(home, 'node_modules', name)), name)
+  for (const name of ['@ai-sdk', '@langchain', 'bullmq', 'ioredis']) assert.not.ok(existsSync(join(home, 'node_modules', name)), `${name} is here`)
+  const code = `import { Model, shippedModel } from 'ewe'
+import { createServer, Jobs } from 'ewe/server'
+import { languageModel } from 'ewe/ai-sdk'
+const model = await Model.load(shippedModel(), { device: 'cpu' })
+const jobs = await Jobs.open(model, { folder: 'jobs', modelFolder: shippedModel() })
+const server = createServer(model, { jobs })
+const { url } = await server.listen({ port: 0 })
+const page = await fetch(url)
+const prompt = [{ role: 'user', content: [{ type: 'text', text: '${question}' }] }]
+const texts = []
+for (const version of ['v3', 'v4']) texts.push((await languageModel(model, version).doGenerate({ prompt, temperature: 0 })).content[0].text)
+console.log(JSON.stringify([page.status, page.headers.get('content-type'), texts]))
+await server.close()
+await model.dispose()`
+  const [status, type, texts] = JSON.parse(succeed(process.execPath, ['--input-type=module', '-e', code])) as [number, string, string[]]
+  assert.equal([status, type], [200, 'text/html; charset=utf-8'])
+  assert.is(texts.length, 2)
+  for (const text of texts) assert.match(text, 'Tokyo')
+})
+
+test('what needs a package that is not here names it', () => {
+  const { status, stderr } = run(process.execPath, ['--input-type=module', '-e', "await import('ewe/langchain')"])
+  assert.is(status, 1)
+  assert.match(stderr, "Cannot find package '@langchain/core'")
+})
+
+test('its types compile in a strict NodeNext project, also without the packages that may be beside it', () => {
   const code = `import { Model, type EweError } from 'ewe'
+import { languageModel, type LanguageModel } from 'ewe/ai-sdk'
+import { createServer, type Server, type ServerOptions } from 'ewe/server'
+export const serve = (model: Model, options: ServerOptions): Server => createServer(model, options)
+export const versions = (model: Model): [LanguageModel<'v3'>, LanguageModel<'v4'>] => [languageModel(model), languageModel(model, 'v4')]
+// @ts-expect-error no such version
+export const odd = (model: Model) => languageModel(model, 'v5')
+// @ts-expect-error no such option
+export const strange = (model: Model) => createServer(model, { apiKey: 'sk' })
 export async function ask(): Promise<string> {
   await using model = await Model.load('/models/any')
   const answer = await model.generate('Why?', { maxNewTokens: 4 })
@@ -102,12 +139,40 @@ export type Kind = EweError['code']
 // @ts-expect-error no such option
 export const wrong = async (model: Model) => model.generate('Why?', { maxNewTokenz: 4 })
 `
+  compile(code)
+})
+
+test('with its peer, the language model of LangChain answers', () => {
+  mkdirSync(join(home, 'node_modules/@langchain'), { recursive: true })
+  symlinkSync(join(root, 'node_modules/@langchain/core'), join(home, 'node_modules/@langchain/core'))
+  const code = `import { Model, shippedModel } from 'ewe'
+import { EweLLM } from 'ewe/langchain'
+const model = await Model.load(shippedModel(), { device: 'cpu' })
+console.log(await new EweLLM({ model, options: { temperature: 0 } }).invoke('${question}'))
+await model.dispose()`
+  assert.match(succeed(process.execPath, ['--input-type=module', '-e', code]), 'Tokyo')
+})
+
+test('the types of its language model of LangChain compile', () => {
+  // LangChain's own do not with exactOptionalPropertyTypes.
+  compile(
+    `import type { Model } from 'ewe'
+import { EweLLM } from 'ewe/langchain'
+export const llm = (model: Model): Promise<string> => new EweLLM({ model, raw: true }).invoke('Why?')
+// @ts-expect-error no model
+export const wrong = new EweLLM({ raw: true })
+`,
+    { skipLibCheck: true },
+  )
+})
+
+function compile(code: string, options: object = {}): void {
   writeFileSync(join(home, 'ask.ts'), code)
-  const compilerOptions = { module: 'nodenext', target: 'es2022', lib: ['es2023', 'esnext.disposable'], strict: true, exactOptionalPropertyTypes: true, noEmit: true }
+  const compilerOptions = { ...options, module: 'nodenext', target: 'es2022', lib: ['es2023', 'esnext.disposable'], strict: true, exactOptionalPropertyTypes: true, noEmit: true }
   const types = { types: ['node'], typeRoots: [join(root, 'node_modules/@types')] }
   writeFileSync(join(home, 'tsconfig.json'), JSON.stringify({ compilerOptions: { ...compilerOptions, ...types }, files: ['ask.ts'] }))
   succeed(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', home])
-})
+}
 
 test('publint and are-the-types-wrong find nothing', () => {
   const tarball = join(folder, packed.filename)

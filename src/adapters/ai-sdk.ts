@@ -1,34 +1,31 @@
 // A loaded model as a language model of Vercel's AI SDK, inside the process.
-import type {
-  LanguageModelV3,
-  LanguageModelV3CallOptions,
-  LanguageModelV3FinishReason,
-  LanguageModelV3Message,
-  LanguageModelV3StreamPart,
-  LanguageModelV3Usage,
-  SharedV3Warning,
-} from '@ai-sdk/provider'
 import type { StreamPiece } from '../answers.js'
 import { OptionError } from '../errors.js'
 import type { Model } from '../model.js'
 import type { GenerateOptions } from '../options.js'
 import type { ChatTurn } from '../prompts.js'
+import type { Call, FinishReason, GenerateResult, LanguageModel, Part, StreamPart, Usage, Version, Warning } from './specification.js'
+
+export type { LanguageModel } from './specification.js'
 
 /**
- * The model for `generateText`, `streamText` and all else that takes a language model of specification v3 (AI SDK 6). Prompts go through the model's own
- * template; what the call leaves out has the defaults of {@link Model.generate}. Tools are not known: a call that brings some gets a warning.
+ * The model for `generateText`, `streamText` and all else that takes a language model. Of specification v3, which AI SDK 6 and 7 take, or of v4, the own
+ * one of AI SDK 7. Prompts go through the model's own template; what the call leaves out has the defaults of {@link Model.generate}. Tools and reasoning
+ * are not known: a call that asks for them gets a warning.
  *
  *     const { text } = await generateText({ model: languageModel(model), prompt: 'What is the capital of Japan?' })
  *
  * Its calls reject as {@link Model.generate} does, and with OptionError for files, answers of tools, and formats other than text.
  */
-export function languageModel(model: Model): LanguageModelV3 {
+export function languageModel(model: Model): LanguageModel<'v3'>
+export function languageModel<V extends Version>(model: Model, version: V): LanguageModel<V>
+export function languageModel(model: Model, version: Version = 'v3'): LanguageModel<Version> {
   return {
-    specificationVersion: 'v3',
+    specificationVersion: version,
     provider: 'ewe',
     modelId: model.name,
     supportedUrls: {},
-    async doGenerate(call) {
+    async doGenerate(call): Promise<GenerateResult> {
       const { text, tokens, promptTokens, finishReason } = await model.generate(turnsOf(call), optionsOf(call, call.abortSignal))
       return {
         content: [{ type: 'text', text }],
@@ -44,7 +41,7 @@ export function languageModel(model: Model): LanguageModelV3 {
       // What is wrong with the call is an error of the call, not of its stream.
       const first = await pieces.next()
       const parts = partsOf(first, pieces, warningsOf(call))
-      const stream = new ReadableStream<LanguageModelV3StreamPart>({
+      const stream = new ReadableStream<StreamPart>({
         async pull(controller) {
           const { done, value } = await parts.next()
           if (done === true) controller.close()
@@ -60,14 +57,14 @@ export function languageModel(model: Model): LanguageModelV3 {
 async function* partsOf(
   first: IteratorResult<StreamPiece, void>,
   pieces: AsyncGenerator<StreamPiece, void, void>,
-  warnings: SharedV3Warning[],
-): AsyncGenerator<LanguageModelV3StreamPart, void, void> {
+  warnings: Warning[],
+): AsyncGenerator<StreamPart, void, void> {
   const id = '0'
   yield { type: 'stream-start', warnings }
   yield { type: 'text-start', id }
   let promptTokens = 0
   let generated = 0
-  let finishReason: LanguageModelV3FinishReason = { unified: 'other', raw: undefined }
+  let finishReason: FinishReason = { unified: 'other', raw: undefined }
   try {
     for (let next = first; next.done !== true; next = await pieces.next()) {
       const { asked, text, token, finishReason: reason } = next.value
@@ -84,20 +81,20 @@ async function* partsOf(
   yield { type: 'finish', finishReason, usage: usageOf(promptTokens, generated) }
 }
 
-function turnsOf({ prompt }: LanguageModelV3CallOptions): ChatTurn[] {
+function turnsOf({ prompt }: Call): ChatTurn[] {
   return prompt.map((message, i) => {
     if (message.role === 'tool') throw new OptionError(`prompt[${i}]`, 'no answer of a tool: this model knows none,', message.role)
     return { role: message.role, content: message.role === 'system' ? message.content : message.content.map((part) => textOf(part, i)).join('') }
   })
 }
 
-function textOf(part: Exclude<LanguageModelV3Message['content'], string>[number], message: number): string {
-  if (part.type === 'text') return part.text
+function textOf(part: Part, message: number): string {
+  if (part.type === 'text' && part.text !== undefined) return part.text
   if (part.type === 'reasoning') return ''
   throw new OptionError(`prompt[${message}].content`, 'parts of type text', part.type)
 }
 
-function optionsOf(call: LanguageModelV3CallOptions, signal: AbortSignal | undefined): GenerateOptions {
+function optionsOf(call: Call, signal: AbortSignal | undefined): GenerateOptions {
   if (call.responseFormat?.type === 'json') throw new OptionError('responseFormat', 'text, the only format there is,', 'json')
   return {
     maxNewTokens: call.maxOutputTokens,
@@ -112,11 +109,16 @@ function optionsOf(call: LanguageModelV3CallOptions, signal: AbortSignal | undef
   }
 }
 
-function warningsOf({ tools = [] }: LanguageModelV3CallOptions): SharedV3Warning[] {
-  return tools.length === 0 ? [] : [{ type: 'unsupported', feature: 'tools', details: 'This model knows no tools: it answers without them' }]
+function warningsOf({ tools = [], reasoning = 'none' }: Call): Warning[] {
+  const warnings: Warning[] = []
+  if (tools.length > 0) warnings.push({ type: 'unsupported', feature: 'tools', details: 'This model knows no tools: it answers without them' })
+  if (reasoning !== 'none' && reasoning !== 'provider-default') {
+    warnings.push({ type: 'unsupported', feature: 'reasoning', details: 'This model does not reason before it answers' })
+  }
+  return warnings
 }
 
-function usageOf(promptTokens: number, generated: number): LanguageModelV3Usage {
+function usageOf(promptTokens: number, generated: number): Usage {
   return {
     inputTokens: { total: promptTokens, noCache: undefined, cacheRead: undefined, cacheWrite: undefined },
     outputTokens: { total: generated, text: generated, reasoning: undefined },

@@ -1,8 +1,9 @@
 import { generateText, streamText } from 'ai'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { languageModel } from '../../src/adapters/ai-sdk.js'
+import { languageModel, type LanguageModel } from '../../src/adapters/ai-sdk.js'
 import { Model, OptionError, shippedModel } from '../../src/index.js'
+import { versions, type Specifications } from './versions.js'
 
 let model: Model
 test.before(async () => {
@@ -13,67 +14,77 @@ test.after(() => model.dispose())
 const question = 'What is the capital of Japan?'
 const greedy = { temperature: 0, maxOutputTokens: 64, maxRetries: 0 }
 
-test('gives the text, counts and reason of the model itself', async () => {
-  const own = await model.generate(question, { temperature: 0, maxNewTokens: 64 })
-  const { text, usage, finishReason, warnings } = await generateText({ model: languageModel(model), prompt: question, ...greedy })
-  assert.equal([text, usage.inputTokens, usage.outputTokens, finishReason, warnings], [own.text, own.promptTokens, own.tokens.length, 'stop', []])
-  const cut = await generateText({ model: languageModel(model), prompt: question, ...greedy, maxOutputTokens: 2 })
-  assert.is(cut.finishReason, 'length')
-})
+for (const version of versions) {
+  test(`${version}: has that version, and v3 unless asked for another`, () => {
+    const specified: Specifications[typeof version] = languageModel(model, version)
+    assert.is(specified.specificationVersion, version)
+    assert.is(languageModel(model).specificationVersion, 'v3')
+  })
 
-test('reads a conversation with system text as chat does', async () => {
-  const turns = [
-    { role: 'user' as const, content: 'What is the capital of France?' },
-    { role: 'assistant' as const, content: 'Paris.' },
-    { role: 'user' as const, content: question },
-  ]
-  const own = await model.generate([{ role: 'system', content: 'Be brief.' }, ...turns], { temperature: 0, maxNewTokens: 64 })
-  assert.is((await generateText({ model: languageModel(model), system: 'Be brief.', messages: turns, ...greedy })).text, own.text)
-})
+  test(`${version}: gives the text, counts and reason of the model itself`, async () => {
+    const own = await model.generate(question, { temperature: 0, maxNewTokens: 64 })
+    const { text, usage, finishReason, warnings } = await generateText({ model: languageModel(model, version), prompt: question, ...greedy })
+    assert.equal([text, usage.inputTokens, usage.outputTokens, finishReason, warnings], [own.text, own.promptTokens, own.tokens.length, 'stop', []])
+    const cut = await generateText({ model: languageModel(model, version), prompt: question, ...greedy, maxOutputTokens: 2 })
+    assert.is(cut.finishReason, 'length')
+  })
 
-test('a stream joins to the whole, with the same counts', async () => {
-  const whole = await generateText({ model: languageModel(model), prompt: question, ...greedy })
-  const stream = streamText({ model: languageModel(model), prompt: question, ...greedy })
-  const deltas: string[] = []
-  for await (const delta of stream.textStream) deltas.push(delta)
-  assert.ok(deltas.length > 2)
-  assert.is(deltas.join(''), whole.text)
-  assert.equal([(await stream.usage).outputTokens, await stream.finishReason], [whole.usage.outputTokens, 'stop'])
-})
+  test(`${version}: reads a conversation with system text as chat does`, async () => {
+    const turns = [
+      { role: 'user' as const, content: 'What is the capital of France?' },
+      { role: 'assistant' as const, content: 'Paris.' },
+      { role: 'user' as const, content: question },
+    ]
+    const own = await model.generate([{ role: 'system', content: 'Be brief.' }, ...turns], { temperature: 0, maxNewTokens: 64 })
+    assert.is((await generateText({ model: languageModel(model, version), system: 'Be brief.', messages: turns, ...greedy })).text, own.text)
+  })
 
-test('an aborted stream ends its work, and so does one that is cancelled', async () => {
-  const call = { prompt: [{ role: 'user' as const, content: [{ type: 'text' as const, text: question }] }], temperature: 1e6, topP: 1, seed: 0, maxOutputTokens: 400 }
-  for (const by of ['signal', 'cancel'] as const) {
-    const leaving = new AbortController()
-    const { stream } = await languageModel(model).doStream({ ...call, abortSignal: leaving.signal })
-    const reader = stream.getReader()
-    await reader.read()
-    const before = model.stats()
-    assert.is(before.running, 1)
-    if (by === 'cancel') await reader.cancel()
-    else leaving.abort()
-    while (model.stats().running > 0) await new Promise((resolve) => setTimeout(resolve, 1))
-    assert.is(model.stats().cancelled, before.cancelled + 1, by)
-    assert.is(model.stats().pagesUsed, 0)
-  }
-})
+  test(`${version}: a stream joins to the whole, with the same counts`, async () => {
+    const whole = await generateText({ model: languageModel(model, version), prompt: question, ...greedy })
+    const stream = streamText({ model: languageModel(model, version), prompt: question, ...greedy })
+    const deltas: string[] = []
+    for await (const delta of stream.textStream) deltas.push(delta)
+    assert.ok(deltas.length > 2)
+    assert.is(deltas.join(''), whole.text)
+    assert.equal([(await stream.usage).outputTokens, await stream.finishReason], [whole.usage.outputTokens, 'stop'])
+  })
 
-test('formats, files and tools that the model does not know are refused, or warned of', async () => {
-  const user = { role: 'user' as const, content: [{ type: 'text' as const, text: question }] }
-  const refuses = async (call: Parameters<ReturnType<typeof languageModel>['doGenerate']>[0]): Promise<void> => {
-    for (const work of [languageModel(model).doGenerate(call), languageModel(model).doStream(call)]) {
-      await Promise.resolve(work).then(
-        () => assert.unreachable(),
-        (error: unknown) => assert.instance(error, OptionError),
-      )
+  test(`${version}: an aborted stream ends its work, and so does one that is cancelled`, async () => {
+    const call = { prompt: [{ role: 'user' as const, content: [{ type: 'text' as const, text: question }] }], temperature: 1e6, topP: 1, seed: 0, maxOutputTokens: 400 }
+    for (const by of ['signal', 'cancel'] as const) {
+      const leaving = new AbortController()
+      const { stream } = await languageModel(model, version).doStream({ ...call, abortSignal: leaving.signal })
+      const reader = stream.getReader()
+      await reader.read()
+      const before = model.stats()
+      assert.is(before.running, 1)
+      if (by === 'cancel') await reader.cancel()
+      else leaving.abort()
+      while (model.stats().running > 0) await new Promise((resolve) => setTimeout(resolve, 1))
+      assert.is(model.stats().cancelled, before.cancelled + 1, by)
+      assert.is(model.stats().pagesUsed, 0)
     }
-  }
-  await refuses({ prompt: [user], responseFormat: { type: 'json' } })
-  await refuses({ prompt: [{ role: 'user', content: [{ type: 'file', mediaType: 'image/png', data: 'AA==' }] }] })
-  await refuses({ prompt: [user], maxOutputTokens: 0 })
-  const tools = [{ type: 'function' as const, name: 'search', inputSchema: {} }]
-  const { warnings } = await languageModel(model).doGenerate({ prompt: [user], tools, temperature: 0, maxOutputTokens: 1 })
-  assert.equal(warnings.map((warning) => 'feature' in warning && warning.feature), ['tools'])
-})
+  })
+
+  test(`${version}: formats, files and tools that the model does not know are refused, or warned of`, async () => {
+    const user = { role: 'user' as const, content: [{ type: 'text' as const, text: question }] }
+    const refuses = async (call: Parameters<LanguageModel<typeof version>['doGenerate']>[0]): Promise<void> => {
+      for (const work of [languageModel(model, version).doGenerate(call), languageModel(model, version).doStream(call)]) {
+        await Promise.resolve(work).then(
+          () => assert.unreachable(),
+          (error: unknown) => assert.instance(error, OptionError),
+        )
+      }
+    }
+    const image = { type: 'file', mediaType: 'image/png', data: 'AA==' }
+    await refuses({ prompt: [user], responseFormat: { type: 'json' } })
+    await refuses({ prompt: [{ role: 'user', content: [image] }] })
+    await refuses({ prompt: [user], maxOutputTokens: 0 })
+    await refuses({ prompt: [{ role: 'tool', content: [] }] })
+    const tools = [{ type: 'function' as const, name: 'search', inputSchema: {} }]
+    const { warnings } = await languageModel(model, version).doGenerate({ prompt: [user], tools, reasoning: 'high', temperature: 0, maxOutputTokens: 1 })
+    assert.equal(warnings.map(({ feature }) => feature), ['tools', 'reasoning'])
+  })
+}
 
 test.run()

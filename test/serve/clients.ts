@@ -1,5 +1,5 @@
 // Real clients.
-import OpenAI, { APIError, AuthenticationError, BadRequestError, NotFoundError, RateLimitError } from 'openai'
+import OpenAI, { APIConnectionTimeoutError, APIError, AuthenticationError, BadRequestError, NotFoundError, RateLimitError } from 'openai'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Served, loadLamb, long, question, until } from './served.js'
@@ -52,6 +52,16 @@ test('openai: completions of texts and of ids, at once and as a stream', async (
     for (const { index, text } of choices) texts[index] += text
   }
   assert.equal(texts, whole.choices.map(({ text }) => text))
+})
+
+test('openai: samples, seeds, biases and stops of a completion are honoured', async () => {
+  const body = { model: 'lamb', prompt: ['One', 'Two'], n: 2, best_of: 2, seed: 5, temperature: 1, max_tokens: 6, stop: ['.'] }
+  const [first, again] = [await client.completions.create(body), await client.completions.create(body)]
+  assert.equal(again.choices, first.choices)
+  assert.equal(first.choices.map(({ index }) => index), [0, 1, 2, 3])
+  assert.ok(first.choices.every(({ text }) => !text.includes('.')))
+  const { choices } = await client.completions.create({ ...greedy, prompt: 'One', max_tokens: 1, logit_bias: { 40: 100 }, logprobs: 0 })
+  assert.equal(choices[0]?.text, served.model.tokenizer.decode([40]))
 })
 
 test('openai: models, listed and found', async () => {
@@ -107,6 +117,32 @@ test('openai: a stream that is left ends its work', async () => {
   for await (const _ of await client.completions.create({ ...long, stream: true })) break
   await served.idle()
   assert.is(served.model.stats().cancelled, cancelled + 1)
+})
+
+test('openai: a call that takes longer than its client waits is an error there, and ends here', async () => {
+  const { cancelled } = served.model.stats()
+  await client.completions.create({ ...long, n: 16 }, { timeout: 100 }).then(
+    () => assert.unreachable(),
+    (error: unknown) => assert.instance(error, APIConnectionTimeoutError),
+  )
+  await served.idle()
+  assert.ok(served.model.stats().cancelled > cancelled)
+})
+
+test('openai: a server that stops in the middle of a stream says so', async () => {
+  const other = await Served.over(served.model)
+  const stream = await new OpenAI({ apiKey: 'none', baseURL: `${other.url}/v1` }).completions.create({ ...long, n: 16, stream: true })
+  const read = async (): Promise<void> => {
+    for await (const _ of stream) void other.server.close()
+  }
+  await read().then(
+    () => assert.unreachable(),
+    (error: unknown) => {
+      assert.instance(error, APIError)
+      assert.match((error as APIError).message, 'This server stopped before the answer was complete')
+    },
+  )
+  await other.server.close()
 })
 
 test.run()

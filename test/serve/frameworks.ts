@@ -4,7 +4,7 @@ import { ChatOpenAI, OpenAI } from '@langchain/openai'
 import { APICallError, generateText, streamText } from 'ai'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { Served, loadLamb, question, type Chat, type Completion } from './served.js'
+import { Served, loadLamb, long, question, until, type Chat, type Completion } from './served.js'
 
 const key = 'sk-frameworks'
 let served: Served
@@ -16,6 +16,8 @@ test.after(async () => {
   await served.model.dispose()
 })
 
+/** No end of an answer is drawn. */
+const noEnd = { 0: -100, 2048: -100 }
 const authorized = { headers: { authorization: `Bearer ${key}` } }
 
 async function ownAnswer(): Promise<string> {
@@ -79,14 +81,55 @@ test('AI SDK: a stream that is aborted ends its work', async () => {
   const provider = createOpenAICompatible({ name: 'ewe', apiKey: key, baseURL: `${served.url}/v1` })
   const leaving = new AbortController()
   const before = served.model.stats()
-  const { textStream } = streamText({ model: provider('lamb'), prompt: question, temperature: 2, maxOutputTokens: 400, abortSignal: leaving.signal })
+  const endless = { temperature: 1, maxOutputTokens: 400, providerOptions: { ewe: { logit_bias: noEnd } } }
+  const { textStream } = streamText({ model: provider('lamb'), prompt: question, ...endless, abortSignal: leaving.signal })
   for await (const _ of textStream) {
     leaving.abort()
     break
   }
   await served.idle()
-  const now = served.model.stats()
-  assert.ok(now.cancelled + now.finished > before.cancelled + before.finished)
+  assert.is(served.model.stats().cancelled, before.cancelled + 1)
+})
+
+test('LangChain: a call that is aborted ends its work', async () => {
+  const chat = new ChatOpenAI({ model: 'lamb', apiKey: key, maxTokens: 400, modelKwargs: { logit_bias: noEnd }, configuration: configuration() })
+  const leaving = new AbortController()
+  const { cancelled } = served.model.stats()
+  const answer = chat.invoke(question, { signal: leaving.signal }).then(
+    () => assert.unreachable(),
+    () => {},
+  )
+  await until('its work', () => served.model.stats().running === 1)
+  leaving.abort()
+  await answer
+  await served.idle()
+  assert.is(served.model.stats().cancelled, cancelled + 1)
+})
+
+test('AI SDK and LangChain: a full queue is waited for by their retries', async () => {
+  const small = await Served.over(await loadLamb({ maxBatch: 1, maxQueue: 1, maxContext: 16_384 }))
+  const baseURL = `${small.url}/v1`
+  const refused = (): number => small.lines.filter((line) => line['status'] === 429).length
+  for (const ask of [
+    async () => (await generateText({ model: createOpenAICompatible({ name: 'ewe', baseURL })('lamb'), prompt: question, temperature: 0 })).text,
+    async () => (await new ChatOpenAI({ model: 'lamb', apiKey: 'none', temperature: 0, configuration: { baseURL } }).invoke(question)).text,
+  ]) {
+    const leaving = new AbortController()
+    const busy: Promise<void>[] = []
+    for (const count of ['running', 'queued'] as const) {
+      busy.push(small.post('/v1/completions', { ...long, max_tokens: 16_000 }, { signal: leaving.signal }).then(() => {}, () => {}))
+      await until(`one ${count}`, () => small.model.stats()[count] === 1)
+    }
+    const before = refused()
+    const answer = ask()
+    await until('a refusal', () => refused() > before)
+    leaving.abort()
+    assert.match(await answer, 'Tokyo')
+    await Promise.all(busy)
+    await small.idle()
+  }
+  await small.server.close()
+  await small.model.dispose()
 })
 
 test.run()

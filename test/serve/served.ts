@@ -25,9 +25,9 @@ export class Served {
     this.server = createServer(model, { log: { info: keep, warn: keep, error: keep }, ...options })
   }
 
-  static async over(model: Model, options: ServerOptions = {}): Promise<Served> {
+  static async over(model: Model, options: ServerOptions = {}, port = 0): Promise<Served> {
     const served = new Served(model, options)
-    served.url = (await served.server.listen({ port: 0 })).url
+    served.url = (await served.server.listen({ port })).url
     return served
   }
 

@@ -1,41 +1,56 @@
 // The page to try a model with: streams an answer, and shows once a second what /metrics says. It talks to its own server only.
 const at = (id) => document.getElementById(id)
 const answer = at('answer')
-const note = at('note')
-let running
+let key = '' // in memory only
 let model = ''
+let running
+let next
 
 function headers() {
-  const key = at('key').value.trim()
-  return { 'content-type': 'application/json', ...(key === '' ? {} : { authorization: `Bearer ${key}` }) }
+  return key === '' ? {} : { authorization: `Bearer ${key}` }
 }
 
-async function get(path) {
-  const response = await fetch(path, { headers: headers() })
-  if (!response.ok) throw new Error(await problem(response))
-  return response
-}
-
-async function problem(response) {
+/** A response that is good. What went wrong is thrown in words for the reader; a key that is missing or wrong is asked for. */
+async function request(path, init = {}) {
+  let response
   try {
-    return (await response.json()).error.message
-  } catch {
-    return `Status ${response.status}`
+    response = await fetch(path, { ...init, headers: { ...init.headers, ...headers() } })
+  } catch (error) {
+    if (error.name === 'AbortError') throw error
+    throw new Error('The server does not answer.', { cause: error })
   }
+  if (response.ok) return response
+  const type = response.headers.get('content-type') ?? ''
+  const message = type.startsWith('application/json') ? (await response.json()).error.message : `The server answered with status ${response.status}.`
+  if (response.status === 401) askForKey()
+  throw new Error(message)
 }
 
-async function findModel() {
-  const { data } = await (await get('/v1/models')).json()
-  model = data[0].id
-  at('model').textContent = model
+// ---- The key
+
+function askForKey() {
+  at('trouble').textContent = key === '' ? 'This server asks for a key.' : 'This server does not take this key.'
+  at('trouble').hidden = false
+  at('unlock').hidden = false
+  at('key').focus()
+  at('key').select()
 }
+
+at('unlock').addEventListener('submit', (event) => {
+  event.preventDefault()
+  key = at('key').value.trim()
+  clearTimeout(next)
+  void watch()
+})
+
+// ---- An answer
 
 /** The data of each event of a response, as they come. */
 async function* eventsOf(response) {
-  let rest = ''
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
+  let rest = ''
   for (;;) {
-    const { done, value } = await reader.read()
+    const { done, value } = await reader.read().catch(brokeOff)
     if (done) return
     const events = (rest + value).split('\n\n')
     rest = events.pop()
@@ -43,10 +58,15 @@ async function* eventsOf(response) {
   }
 }
 
-function numberIn(id) {
-  return at(id).value === '' ? undefined : Number(at(id).value)
+function brokeOff(cause) {
+  throw cause?.name === 'AbortError' ? cause : new Error('The answer broke off: the server is gone.', { cause })
 }
 
+function numberIn(id) {
+  return at(id).value === '' ? undefined : at(id).valueAsNumber
+}
+
+/** Streams the answer into the page. Returns what there is to say of it. */
 async function ask(signal) {
   if (model === '') await findModel()
   const body = {
@@ -60,68 +80,124 @@ async function ask(signal) {
     stream_options: { include_usage: true },
   }
   const started = performance.now()
-  const response = await fetch('/v1/chat/completions', { method: 'POST', headers: headers(), body: JSON.stringify(body), signal })
-  if (!response.ok) throw new Error(await problem(response))
+  const init = { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body), signal }
+  const response = await request('v1/chat/completions', init)
+  let said = ''
+  let cut = ''
   for await (const data of eventsOf(response)) {
-    if (data === '[DONE]') return
+    if (data === '[DONE]') return said + cut
     const { error, choices, usage } = JSON.parse(data)
     if (error) throw new Error(error.message)
-    answer.textContent += choices[0]?.delta.content ?? ''
+    if (choices[0]?.delta.content) write(choices[0].delta.content)
+    if (choices[0]?.finish_reason === 'length') cut = '; cut off there'
     if (usage) {
       const seconds = (performance.now() - started) / 1000
-      note.textContent = `${usage.completion_tokens} tokens in ${seconds.toFixed(2)} s, ${(usage.completion_tokens / seconds).toFixed(1)} tokens/s`
+      said = `${usage.completion_tokens} tokens in ${seconds.toFixed(2)} s, ${rounded(usage.completion_tokens / seconds)} tokens/s`
     }
   }
+  return brokeOff()
+}
+
+/** Text, never HTML. Who reads at the end is kept there. */
+function write(text) {
+  const atEnd = answer.scrollHeight - answer.scrollTop - answer.clientHeight < 8
+  answer.append(text)
+  if (atEnd) answer.scrollTop = answer.scrollHeight
+}
+
+function say(text, isProblem = false) {
+  at('note').textContent = text
+  at('note').className = isProblem ? 'problem' : 'soft'
+}
+
+/** A button that is switched off would lose the keyboard's place. */
+function switchTo(on, off) {
+  const hadFocus = document.activeElement === off
+  on.disabled = false
+  if (hadFocus) on.focus()
+  off.disabled = true
 }
 
 async function run() {
   running = new AbortController()
-  answer.textContent = ''
-  note.textContent = 'Waiting …'
-  at('send').disabled = true
-  at('stop').disabled = false
+  answer.replaceChildren()
+  answer.setAttribute('aria-busy', 'true') // read out when it is complete
+  say('Answering …')
+  switchTo(at('stop'), at('send'))
   try {
-    await ask(running.signal)
+    say(await ask(running.signal))
   } catch (error) {
-    note.textContent = error.name === 'AbortError' ? 'Stopped' : error.message
-  } finally {
-    at('send').disabled = false
-    at('stop').disabled = true
+    if (error.name === 'AbortError') say('Stopped')
+    else say(error.message, true)
   }
+  answer.setAttribute('aria-busy', 'false')
+  switchTo(at('send'), at('stop'))
 }
 
 at('ask').addEventListener('submit', (event) => {
   event.preventDefault()
-  void run()
+  if (!at('send').disabled) void run()
 })
 at('stop').addEventListener('click', () => running.abort())
-at('instruction').addEventListener('keydown', (event) => {
-  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) at('ask').requestSubmit()
+document.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape') running?.abort()
+  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !at('send').disabled) at('ask').requestSubmit()
 })
 
+// ---- The server
+
+async function findModel() {
+  const { data } = await (await request('v1/models')).json()
+  model = data[0].id
+  at('model').textContent = model
+  at('most').max = data[0].max_model_len
+}
+
+function rounded(value) {
+  return value.toLocaleString('en', { maximumFractionDigits: value < 10 ? 1 : 0 })
+}
+
+const rates = Array(60).fill(0)
 let before
 function show(text) {
-  const values = Object.fromEntries([...text.matchAll(/^(ewe_\w+)\{[^}]*\} (\S+)$/gm)].map(([, name, value]) => [name, Number(value)]))
+  const values = Object.fromEntries([...text.matchAll(/^(ewe_\w+)\{.*\} (\S+)$/gm)].map(([, name, value]) => [name, Number(value)]))
   const now = performance.now()
   const generated = values.ewe_generated_tokens_total
-  if (before !== undefined) at('rate').textContent = (((generated - before.generated) / (now - before.now)) * 1000).toFixed(1)
+  if (before !== undefined) {
+    rates.push(((generated - before.generated) / (now - before.now)) * 1000)
+    rates.shift()
+    const most = Math.max(1, ...rates)
+    at('rate').textContent = rounded(rates.at(-1))
+    at('history').firstElementChild.setAttribute('points', rates.map((rate, i) => `${i},${20 - (19 * rate) / most}`).join(' '))
+  }
   before = { now, generated }
   at('running').textContent = values.ewe_requests_running
   at('waiting').textContent = values.ewe_requests_waiting
-  at('cache').textContent = `${(100 * values.ewe_cache_usage_ratio).toFixed(0)} %`
+  at('cache').textContent = percent(values.ewe_cache_usage_ratio)
   at('cache-meter').value = values.ewe_cache_usage_ratio
   const looked = values.ewe_prefix_queries_total
-  at('shared').textContent = looked === 0 ? '–' : `${((100 * values.ewe_prefix_hits_total) / looked).toFixed(0)} %`
+  at('shared').textContent = looked === 0 ? '–' : percent(values.ewe_prefix_hits_total / looked)
 }
 
+function percent(share) {
+  return `${(100 * share).toFixed(0)} %`
+}
+
+/** Looks at the server once a second, until it asks for a key. */
 async function watch() {
   try {
     if (model === '') await findModel()
-    if (!document.hidden) show(await (await get('/metrics')).text())
+    if (!document.hidden) show(await (await request('metrics')).text())
+    at('trouble').hidden = true
+    at('unlock').hidden = true
   } catch (error) {
-    at('model').textContent = error.message
+    if (!at('unlock').hidden) return
+    before = undefined
+    for (const id of ['rate', 'running', 'waiting', 'cache', 'shared']) at(id).textContent = '–'
+    at('trouble').textContent = `${error.message} Trying again …`
+    at('trouble').hidden = false
   }
-  setTimeout(watch, 1000)
+  next = setTimeout(watch, 1000)
 }
 
 await watch()
