@@ -30,19 +30,23 @@ Threads::Threads(int count) {
 Threads::~Threads() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    stop_ = true;
-    generation_++;
+    stop_.store(true, std::memory_order_seq_cst);
   }
   wake_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
+static long piecesLeft(uint64_t loop) { return long(uint32_t(loop)); }
+
 void Threads::drain(int thread) {
-  for (;;) {
-    long begin = next_.fetch_add(grain_, std::memory_order_relaxed);
-    if (begin >= items_) return;
-    long end = begin + grain_ < items_ ? begin + grain_ : items_;
+  uint64_t seen = loop_.load(std::memory_order_acquire);
+  while (piecesLeft(seen) > 0) {
+    if (!loop_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    const long begin = (pieces_ - piecesLeft(seen)) * grain_;
+    const long end = begin + grain_ < items_ ? begin + grain_ : items_;
     body_(context_, begin, end, thread);
+    done_.fetch_add(1, std::memory_order_release);
+    seen = loop_.load(std::memory_order_acquire);
   }
 }
 
@@ -56,38 +60,41 @@ void Threads::each(long items, long grain, Body body, void* context) {
   context_ = context;
   items_ = items;
   grain_ = grain;
-  next_.store(0, std::memory_order_relaxed);
-  busy_.store(int(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_seq_cst);
+  pieces_ = (items + grain - 1) / grain;
+  done_.store(0, std::memory_order_relaxed);
+  const uint64_t number = (loop_.load(std::memory_order_relaxed) >> 32) + 1;
+  loop_.store(number << 32 | uint64_t(pieces_), std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
     std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();
   }
   drain(0);
-  // A worker that lost its processor may take long: give ours away rather than spin against it.
+  // A worker that lost its processor in the middle of a piece may take long: give ours away rather than spin against it.
   auto start = std::chrono::steady_clock::now();
-  while (busy_.load(std::memory_order_acquire) > 0) {
+  while (done_.load(std::memory_order_acquire) < pieces_) {
     pause();
     if (std::chrono::steady_clock::now() - start > kSpin) std::this_thread::yield();
   }
 }
 
 void Threads::work(int thread) {
-  unsigned seen = 0;
-  for (;;) {
-    auto start = std::chrono::steady_clock::now();
-    while (generation_.load(std::memory_order_acquire) == seen) {
-      pause();
-      if (std::chrono::steady_clock::now() - start < kSpin) continue;
-      std::unique_lock<std::mutex> lock(mutex_);
-      sleepers_.fetch_add(1, std::memory_order_seq_cst);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_seq_cst) != seen; });
-      sleepers_.fetch_sub(1, std::memory_order_relaxed);
+  uint64_t number = 0;
+  // A loop that is over by now is reason enough: the next one is near.
+  const auto called = [&] { return stop_.load(std::memory_order_seq_cst) || loop_.load(std::memory_order_seq_cst) >> 32 != number; };
+  auto start = std::chrono::steady_clock::now();
+  while (!stop_.load(std::memory_order_acquire)) {
+    const uint64_t loop = loop_.load(std::memory_order_acquire);
+    if (piecesLeft(loop) > 0) drain(thread);
+    if (loop >> 32 != number) {
+      number = loop >> 32;
+      start = std::chrono::steady_clock::now();
     }
-    seen = generation_.load(std::memory_order_acquire);
-    if (stop_.load(std::memory_order_acquire)) return;
-    drain(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    pause();
+    if (std::chrono::steady_clock::now() - start < kSpin) continue;
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    wake_.wait(lock, called);
+    sleepers_.fetch_sub(1, std::memory_order_relaxed);
   }
 }
 

@@ -56,7 +56,7 @@ Status Engine::enqueue(int tokens, Incoming incoming, int* id) {
     std::lock_guard<std::mutex> lock(mutex_);
     const int waiting = int(queue_.size()) + waiting_;
     if (waiting >= options_.maxQueue)
-      return Status::fail(Kind::queue, "%d requests wait already, and the queue takes %d: try again later", waiting, options_.maxQueue);
+      return Status::fail(Kind::queue, "the queue of requests is full (%d of %d): try again later", waiting, options_.maxQueue);
     incoming.id = nextId_++;
     *id = incoming.id;
     queue_.push_back(std::move(incoming));
