@@ -36,8 +36,8 @@ class Threads {
   Body body_ = nullptr;
   void* context_ = nullptr;
   long items_ = 0, grain_ = 1, pieces_ = 0;
-  // The loop's number, and below it in 32 bits the pieces that nobody has taken. Who takes one from the loop that it saw may read the members above until
-  // it has counted the piece as done; whoever comes late, with a number of the past, takes none.
+  // The loop's number, and below it in 32 bits the pieces that nobody has taken. Who takes one from the loop that it saw may read the members above
+  // until it has counted the piece as done; whoever comes late, with a number of the past, takes none.
   std::atomic<uint64_t> loop_{0};
   std::atomic<long> done_{0};
   std::atomic<int> sleepers_{0};
