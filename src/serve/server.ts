@@ -107,7 +107,7 @@ function application(service: Service): Hono {
   }
   const document: Route = { method: 'get', path: '/openapi.json', summary: 'This document', open: true, type: 'application/json', handle: () => described }
   const routes = [...pageRoutes(), ...apiRoutes, ...(settings.jobs === undefined ? [] : jobRoutes(settings.jobs)), document]
-  const described = openapi(routes, settings.apiKeys.length > 0)
+  const described = openapi(routes, service.names, settings.apiKeys.length > 0)
   const authorized = settings.apiKeys.length === 0 ? () => true : keyCheck(settings.apiKeys)
   const answer = (route: Route) => (context: Context) => dispatch(service, route, context.req.raw, nameIn(route, context), authorized)
   for (const route of routes) app.on(route.method, route.path, answer(route))
