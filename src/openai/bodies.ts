@@ -20,17 +20,18 @@ function unsupported(what: string, harmless: (value: unknown) => boolean, descri
 }
 
 const empty = (value: unknown): boolean => Array.isArray(value) && value.length === 0
-const emptyList = { type: 'array', maxItems: 0 }
+const emptyList = { type: 'array', items: {}, maxItems: 0 }
 
 // What is checked by hand is described by hand, in JSON Schema, for a server's document.
 const stopText = { type: 'string', minLength: 1, maxLength: 1024 }
-const ids = { type: 'array', minItems: 1, items: { type: 'integer', minimum: 0, maximum: 2 ** 31 - 1 } }
+const ids = { type: 'array', minItems: 1, items: { $ref: '#/components/schemas/TokenId' } } // how large an id may be, the document's own server knows
 
 const sampling = {
   /** Name of the model; who serves several looks at it. */
   model: optional(z.string().max(1024)),
   temperature: optional(z.number().min(0).max(2)),
-  top_p: optional(z.number().gt(0).max(1)),
+  // Smaller ones are 0 to the engine, which computes in 32 bits.
+  top_p: optional(z.number().min(1e-6).max(1)),
   presence_penalty: optional(z.number().min(-2).max(2)),
   frequency_penalty: optional(z.number().min(-2).max(2)),
   /** By token id. */
@@ -54,7 +55,7 @@ const sampling = {
   // Beyond OpenAI's, by the names that other servers use.
   top_k: optional(z.int().min(0).max(1 << 24)),
   min_p: optional(z.number().min(0).max(1)),
-  repetition_penalty: optional(z.number().gt(0).max(1e6)),
+  repetition_penalty: optional(z.number().min(1e-6).max(1e6)),
 }
 
 type Prompt = string | string[] | number[] | number[][]

@@ -68,6 +68,7 @@ export function jobRoutes(jobs: Jobs): Route[] {
       summary: 'Uploads a file for a batch',
       form: fileForm,
       refusals: { 507: 'The disk is full' },
+      links: { begin: { operationId: 'postV1Batches', requestBody: { input_file_id: '$response.body#/id', endpoint: '/v1/completions', completion_window: '24h' } } },
       answer: file,
       async handle({ request }) {
         const form = await formOf(request)
@@ -78,10 +79,10 @@ export function jobRoutes(jobs: Jobs): Route[] {
       },
     },
     { method: 'get', path: '/v1/files', summary: 'The files, newest first', query: listQuery, answer: page(file), handle: ({ request }) => pageOf(files.list(), request) },
-    { method: 'get', path: '/v1/files/:name', summary: 'About one file', answer: file, handle: ({ name }) => files.card(name) },
+    { method: 'get', path: '/v1/files/:file_id', summary: 'About one file', answer: file, handle: ({ name }) => files.card(name) },
     {
       method: 'get',
-      path: '/v1/files/:name/content',
+      path: '/v1/files/:file_id/content',
       summary: 'The text of a file',
       type: 'application/octet-stream',
       handle({ name }) {
@@ -92,7 +93,7 @@ export function jobRoutes(jobs: Jobs): Route[] {
     },
     {
       method: 'delete',
-      path: '/v1/files/:name',
+      path: '/v1/files/:file_id',
       summary: 'Deletes a file',
       refusals: { 409: 'A batch that has not ended reads it' },
       answer: z.object({ id: z.string(), object: z.literal('file'), deleted: z.literal(true) }),
@@ -116,8 +117,8 @@ export function jobRoutes(jobs: Jobs): Route[] {
       },
     },
     { method: 'get', path: '/v1/batches', summary: 'The batches, newest first', query: listQuery, answer: page(batch), handle: ({ request }) => pageOf(jobs.list(), request) },
-    { method: 'get', path: '/v1/batches/:name', summary: 'About one batch', answer: batch, handle: ({ name }) => jobs.card(name) },
-    { method: 'post', path: '/v1/batches/:name/cancel', summary: 'Ends a batch early', refusals: { 409: 'It has ended already' }, answer: batch, handle: ({ name }) => jobs.cancel(name) },
+    { method: 'get', path: '/v1/batches/:batch_id', summary: 'About one batch', answer: batch, handle: ({ name }) => jobs.card(name) },
+    { method: 'post', path: '/v1/batches/:batch_id/cancel', summary: 'Ends a batch early', refusals: { 409: 'It has ended already' }, answer: batch, handle: ({ name }) => jobs.cancel(name) },
   ]
 }
 

@@ -15,17 +15,25 @@ const headers = {
   'www-authenticate': { description: 'How to bring a key', required: true, schema: { type: 'string' } },
 }
 
-/** What the parts of a document share. */
-interface Context {
+/** What no schema knows of a server. */
+export interface Facts {
+  /** What requests may call the model. */
   names: readonly string[]
+  /** Token ids there are. */
+  vocab: number
+  /** Most tokens that a request may ask for. */
+  maxTokens: number
   withKeys: boolean
+}
+
+interface Context extends Facts {
   /** Filled on the way. */
   schemas: Record<string, Json>
 }
 
-/** @param names what requests may call the model. */
-export function openapi(routes: readonly Route[], names: readonly string[], withKeys: boolean): object {
-  const context: Context = { names, withKeys, schemas: {} }
+export function openapi(routes: readonly Route[], facts: Facts): object {
+  const { withKeys } = facts
+  const context: Context = { ...facts, schemas: { TokenId: { type: 'integer', minimum: 0, maximum: facts.vocab - 1 } } }
   const paths: Record<string, Record<string, object>> = {}
   for (const route of routes) (paths[route.path.replace(/:(\w+)(\{.*\})?/, '{$1}')] ??= {})[route.method] = operation(route, context)
   return {
@@ -38,7 +46,9 @@ export function openapi(routes: readonly Route[], names: readonly string[], with
 }
 
 function operation(route: Route, context: Context): object {
-  const responses: Record<string, object> = { 200: { description: 'The answer', headers: named('x-request-id'), content: content(route, context) } }
+  const { links } = route
+  const good = { description: 'The answer', headers: named('x-request-id'), content: content(route, context), ...(links === undefined ? {} : { links }) }
+  const responses: Record<string, object> = { 200: good }
   const fail = (status: number, description: string, ...more: (keyof typeof headers)[]): void => {
     responses[status] = { description, headers: named('x-request-id', ...more), content: { 'application/json': { schema: json(error, 'output', context) } } }
   }
@@ -75,9 +85,11 @@ function requestBody({ body, form, work }: Route, context: Context): object {
   if (body === undefined) return {}
   const schema = json(body, 'input', context)
   const described = typeof schema['$ref'] === 'string' ? context.schemas[schema['$ref'].split('/').at(-1) ?? ''] : schema
-  const { properties, required = [] } = described as { properties: Json; required?: string[] }
-  // What only this server knows: who may be asked.
+  const { properties, required = [] } = described as { properties: Record<string, Json>; required?: string[] }
   if ('model' in properties) properties['model'] = { enum: work === true ? context.names : [...context.names, null] }
+  for (const name of ['max_tokens', 'max_completion_tokens']) {
+    for (const one of (properties[name]?.['anyOf'] ?? []) as Json[]) if ('maximum' in one) one['maximum'] = context.maxTokens
+  }
   if (work === true && described !== undefined) described['required'] = [...new Set(['model', ...required])]
   return { requestBody: { required: true, content: { 'application/json': { schema } } } }
 }

@@ -28,7 +28,7 @@ export interface Asked {
   call: Call
   /** As the route's schema made it. */
   body: unknown
-  /** What stands for `:name` in the path. */
+  /** What stands for the name in the path. */
   name: string
   /** For what is in neither: a query, a body that is no JSON. */
   request: Request
@@ -36,7 +36,7 @@ export interface Asked {
 
 export interface Route {
   method: 'get' | 'post' | 'delete'
-  /** With `:name`, or `:name{.+}` for all that follows. */
+  /** With at most one name in it: `:file_id`, or `:model{.+}` for all that follows. */
   path: string
   summary: string
   /** Answered without a key. */
@@ -55,6 +55,8 @@ export interface Route {
   type?: string
   /** Its own statuses beyond 400, 404 and those of every route, and what they mean. */
   refusals?: Readonly<Record<number, string>>
+  /** What its answer is for: OpenAPI's links, by name. */
+  links?: object
   handle: (asked: Asked) => Answer | Promise<Answer>
 }
 
@@ -135,7 +137,7 @@ const detokenizeBody = z
     model,
     tokens: z
       .custom<number[]>((value) => Array.isArray(value) && value.every((id) => Number.isInteger(id) && id >= 0), 'an array of token ids')
-      .meta({ type: 'array', items: { type: 'integer', minimum: 0 } }),
+      .meta({ type: 'array', items: { $ref: '#/components/schemas/TokenId' } }),
   })
   .meta({ id: 'DetokenizeRequest' })
 
@@ -198,7 +200,7 @@ export const routes: readonly Route[] = [
   },
   {
     method: 'get',
-    path: '/v1/models/:name{.+}',
+    path: '/v1/models/:model{.+}',
     summary: 'One of them',
     answer: modelCard,
     handle({ service, name }) {
