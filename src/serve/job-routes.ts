@@ -10,14 +10,14 @@ import type { Route } from './routes.js'
 /** Largest file, as OpenAI has it. */
 const maxFile = 200_000_000
 
-const endpoint = z.enum(['/v1/completions', '/v1/chat/completions'])
-const window = z.literal('24h')
-const metadata = z
+const url = z.enum(['/v1/completions', '/v1/chat/completions'])
+const completionWindow = z.literal('24h')
+const pairs = z
   .record(z.string().max(64), z.string().max(512))
-  .refine((pairs) => Object.keys(pairs).length <= 16, 'at most 16 pairs')
+  .refine((given) => Object.keys(given).length <= 16, 'at most 16 pairs')
   .meta({ maxProperties: 16 })
 const batchBody = z
-  .looseObject({ input_file_id: z.string(), endpoint, completion_window: window, metadata: metadata.nullish() })
+  .looseObject({ input_file_id: z.string(), endpoint: url, completion_window: completionWindow, metadata: pairs.nullish() })
   .meta({ id: 'BatchRequest' })
 const fileForm = z.object({ purpose: z.literal('batch'), file: z.file() }).meta({ id: 'FileForm' })
 const file = z
@@ -37,9 +37,9 @@ const batch = z
   .object({
     id: z.string(),
     object: z.literal('batch'),
-    endpoint,
+    endpoint: url,
     input_file_id: z.string(),
-    completion_window: window,
+    completion_window: completionWindow,
     status: z.enum(['validating', 'failed', 'in_progress', 'finalizing', 'completed', 'cancelling', 'cancelled']),
     created_at: z.int(),
     in_progress_at: time,
@@ -52,7 +52,7 @@ const batch = z
     error_file_id: z.string().optional(),
     errors: z.object({ object: z.literal('list'), data: z.array(problem) }).optional(),
     request_counts: z.object({ total: z.int(), completed: z.int(), failed: z.int() }),
-    metadata: metadata.nullable(),
+    metadata: pairs.nullable(),
   })
   .meta({ id: 'Batch' })
 const listQuery = z.object({ limit: z.int().min(1).max(10_000).default(20), after: z.string().optional() })

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -28,10 +29,22 @@ class Server:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.read().decode()
 
-    def metric(self, name):
-        values = [float(line.rsplit(' ', 1)[1]) for line in self.get('/metrics').splitlines() if line.startswith(f'{name}{{')]
-        assert values, f'/metrics has no {name}'
-        return sum(values)
+    def metric(self, name, *labels):
+        """The sum of what has this name, and these texts among its labels."""
+        lines = [line for line in self.get('/metrics').splitlines() if line.startswith(f'{name}{{')]
+        assert lines, f'/metrics has no {name}'
+        return sum(float(line.rsplit(' ', 1)[1]) for line in lines if all(label in line for label in labels))
+
+    def answers(self, status, route='/v1/completions'):
+        return self.metric('ewe_http_requests_total', f'status="{status}"', f'route="{route}"')
+
+    def ready(self):
+        try:
+            self.get('/ready')
+            return True
+        except urllib.error.HTTPError as error:
+            assert error.code == 503
+            return False
 
     def ask_to_stop(self):
         self.process.send_signal(signal.SIGTERM)
