@@ -24,6 +24,8 @@ const emptyList = { type: 'array', items: {}, maxItems: 0 }
 
 // What is checked by hand is described by hand, in JSON Schema, for a server's document.
 const stopText = { type: 'string', minLength: 1, maxLength: 1024 }
+const promptText = { type: 'string', minLength: 1 }
+const listOf = (items: object): object => ({ type: 'array', minItems: 1, maxItems: maxPrompts, items })
 const ids = { type: 'array', minItems: 1, items: { $ref: '#/components/schemas/TokenId' } } // how large an id may be, the document's own server knows
 
 const sampling = {
@@ -75,7 +77,7 @@ export const completionBody = z
   .looseObject({
     ...sampling,
     prompt: z.custom<Prompt>(isPrompt, { error: `a text, up to ${maxPrompts} texts, token ids, or up to ${maxPrompts} lists of token ids` }).meta({
-      anyOf: [{ type: 'string' }, { type: 'array', minItems: 1, maxItems: maxPrompts, items: { type: 'string' } }, ids, { type: 'array', minItems: 1, maxItems: maxPrompts, items: ids }],
+      anyOf: [promptText, listOf(promptText), ids, listOf(ids)],
     }),
     best_of: optional(z.int().min(1).max(128)),
     /** 0 is for the log-probabilities of a prompt alone, with `echo`. */

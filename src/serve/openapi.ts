@@ -80,7 +80,7 @@ function operation(route: Route, context: Context): object {
   }
 }
 
-function requestBody({ body, form, work }: Route, context: Context): object {
+function requestBody({ body, form, work, example }: Route, context: Context): object {
   if (form !== undefined) return { requestBody: { required: true, content: { 'multipart/form-data': { schema: json(form, 'input', context) } } } }
   if (body === undefined) return {}
   const schema = json(body, 'input', context)
@@ -91,7 +91,10 @@ function requestBody({ body, form, work }: Route, context: Context): object {
     for (const one of (properties[name]?.['anyOf'] ?? []) as Json[]) if ('maximum' in one) one['maximum'] = context.maxTokens
   }
   if (work === true && described !== undefined) described['required'] = [...new Set(['model', ...required])]
-  return { requestBody: { required: true, content: { 'application/json': { schema } } } }
+  const value = { model: context.names[0], ...example }
+  const stream = { value: { ...value, stream: true, stream_options: { include_usage: true } } }
+  const examples = example === undefined ? {} : { examples: { whole: { value }, stream } }
+  return { requestBody: { required: true, content: { 'application/json': { schema, ...examples } } } }
 }
 
 function queries({ query }: Route, context: Context): object[] {
@@ -103,9 +106,10 @@ function content({ type, answer, events }: Route, context: Context): object {
   if (answer === undefined) return { [type ?? 'application/octet-stream']: { schema: type === 'application/json' ? { type: 'object' } : { type: 'string' } } }
   const found = { 'application/json': { schema: json(answer, 'output', context) } }
   if (events === undefined) return found
-  const { $ref } = json(events, 'output', context)
-  const description = `With \`stream\`: server-sent events, each \`data: \` and JSON of ${String($ref)} (of #/components/schemas/Error when it fails on the way), the last one \`data: [DONE]\``
-  return { ...found, 'text/event-stream': { schema: { type: 'string', description } } }
+  // Of an event, as OpenAPI 3.1 leaves it to be read; itemSchema of 3.2 would say so.
+  const data = { type: 'string', contentMediaType: 'application/json', contentSchema: { anyOf: [json(events, 'output', context), json(error, 'output', context)] } }
+  const schema = { type: 'object', required: ['data'], properties: { data: { anyOf: [{ const: '[DONE]' }, data] } }, description: 'With `stream`: an event. The last one is [DONE]' }
+  return { ...found, 'text/event-stream': { schema } }
 }
 
 function named(...names: (keyof typeof headers)[]): object {

@@ -44,6 +44,8 @@ export interface Route {
   /** It makes the model work: counted, drained, refused when the server is about to stop. */
   work?: boolean
   body?: z.ZodType
+  /** A good body, beside the model's name. */
+  example?: object
   /** What its query and its multipart/form-data hold, for the document: the handler reads them. */
   query?: z.ZodType
   form?: z.ZodType
@@ -163,6 +165,7 @@ export const routes: readonly Route[] = [
     summary: 'Continues prompts',
     work: true,
     body: completionBody,
+    example: { prompt: ['Once upon a time', 'The dog'], max_tokens: 8, logprobs: 1, seed: 1 },
     answer: completion,
     events: completionEvent,
     async handle({ service, call, body: unchecked }) {
@@ -180,6 +183,7 @@ export const routes: readonly Route[] = [
     summary: "Answers the last turn of a conversation, with the model's template",
     work: true,
     body: chatBody,
+    example: { messages: [{ role: 'user', content: 'What is the capital of Japan?' }], max_tokens: 8, logprobs: true, seed: 1 },
     answer: chatCompletion,
     events: chatEvent,
     async handle({ service, call, body: unchecked }) {
