@@ -161,9 +161,12 @@ def test_many_at_once_answer_as_each_alone(served, client):
 
 
 def test_a_timeout_and_a_stream_that_is_left_free_their_work(served, client):
+    left = served.answers(499)
     for leave in (lambda: client.completions.create(**LONG, timeout=0.5), lambda: leave_stream(client)):
         with pytest.raises((openai.APITimeoutError, InterruptedError)):
             leave()
+        left += 1
+        until('the end of the work', lambda: served.answers(499) == left)
         idle(served)
     assert client.completions.create(**GREEDY, prompt='a', max_tokens=1).choices
 
