@@ -1,4 +1,4 @@
-// What the library itself answers to the requests of lm_eval: reads {score, complete, generate} from stdin, writes the same keys to stdout.
+// What the library itself answers to the requests of lm_eval: reads {score, follow, complete, generate} from stdin, writes the same keys to stdout.
 import { text } from 'node:stream/consumers'
 import { Model } from '../../dist/index.js'
 
@@ -15,9 +15,16 @@ async function score([context, continuation]) {
   return { logprobs: entries.map(({ logprob }) => logprob), greedy: entries.every(({ logprob, top }) => logprob === top[0].logprob) }
 }
 
+/** Log-probabilities of a text that follows a token. */
+async function follow([token, words]) {
+  const [scored] = await model.score([[token, ...(await encode(words))]])
+  return scored.slice(1).map(({ logprob }) => logprob)
+}
+
 const greedy = ({ until, max_gen_toks: maxNewTokens }) => ({ temperature: 0, maxNewTokens, stop: until })
 const found = {
   score: await Promise.all(asked.score.map(score)),
+  follow: await Promise.all(asked.follow.map(follow)),
   complete: await Promise.all(asked.complete.map(async ([prompt, options]) => (await model.complete(prompt, greedy(options))).text)),
   generate: await Promise.all(asked.generate.map(async ([prompt, options]) => (await model.generate(prompt, greedy(options))).text)),
 }

@@ -15,6 +15,8 @@ COMPLETIONS = {
     'lists of eight': ('num_concurrent=2', 8),
     'as texts': ('num_concurrent=16,tokenized_requests=False', 1),
 }
+# <|endoftext|>, which texts without a context are said to follow.
+END = 0
 CHATS = {'one at a time': ('num_concurrent=1', 1), 'sixteen at a time': ('num_concurrent=16', 1)}
 
 
@@ -33,7 +35,7 @@ def run(server, tmp_path_factory):
     def run(model, path, tasks, arguments, batch, *more):
         out = tmp_path_factory.mktemp('out')
         command = [Path(sys.executable).with_name('lm_eval'), 'run', '--model', model, '--tasks', ','.join(tasks), '--include_path', 'test/clients/tasks']
-        command += ['--model_args', f'model=lamb,base_url={server.url}{path},max_length=512,{arguments}', '--batch_size', batch, '--output_path', out, '--log_samples', *more]
+        command += ['--model_args', f'model=lamb,base_url={server.url}{path},max_length=512,custom_prefix_token_id={END},{arguments}', '--batch_size', batch, '--output_path', out, '--log_samples', *more]
         ran = subprocess.run(list(map(str, command)), cwd=ROOT, env=offline(HF_HOME=str(home)), capture_output=True, text=True, timeout=600)
         assert ran.returncode == 0, ran.stdout + ran.stderr[-5000:]
         assert 'Retrying' not in ran.stderr, ran.stderr[-5000:]
@@ -52,7 +54,12 @@ def run(server, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def completions(run):
-    return {name: run('local-completions', '/v1/completions', ['lamb_choices', 'lamb_continued'], *arguments) for name, arguments in COMPLETIONS.items()}
+    found = {}
+    for name, arguments in COMPLETIONS.items():
+        # The token before a text is no text: as such it would be read letter by letter.
+        more = [] if name == 'as texts' else ['lamb_perplexity']
+        found[name] = run('local-completions', '/v1/completions', ['lamb_choices', 'lamb_continued', *more], *arguments)
+    return found
 
 
 @pytest.fixture(scope='module')
@@ -67,14 +74,15 @@ def own(completions, chats):
         return [each for sample in runs['one at a time'][task][1] for each in requests(sample)]
 
     chat = [[json.loads(messages[0])[0]['content'], options] for messages, options in arguments(chats, 'lamb_answers')]
-    asked = {'score': arguments(completions, 'lamb_choices'), 'complete': arguments(completions, 'lamb_continued'), 'generate': chat}
+    texts = [[END, text] for [text] in arguments(completions, 'lamb_perplexity')]
+    asked = {'score': arguments(completions, 'lamb_choices'), 'complete': arguments(completions, 'lamb_continued'), 'generate': chat, 'follow': texts}
     ran = subprocess.run(['node', 'test/clients/own.mjs'], cwd=ROOT, input=json.dumps(asked), capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
 
 
 def requests(sample):
-    return [[each['arg_0'], each['arg_1']] for each in sample['arguments'].values()]
+    return [list(each.values()) for each in sample['arguments'].values()]
 
 
 def responses(samples):
@@ -98,6 +106,15 @@ def test_choices_have_the_log_probabilities_of_the_library(completions, own):
         print(f'\nlamb_choices, {name}: {scores}')
         assert (scores['acc,none'], scores['acc_norm,none']) == (sum(right) / 100, sum(right_by_length) / 100), name
     assert sum(right) > 50  # by chance 25
+
+
+def test_whole_texts_have_the_log_probabilities_of_the_library(completions, own):
+    expected = [str(sum(logprobs)) for logprobs in own['follow']]
+    for name in ('one at a time', 'sixteen at a time', 'lists of eight'):
+        scores, samples = completions[name]['lamb_perplexity']
+        assert responses(samples) == expected, name
+        print(f'\nlamb_perplexity, {name}: {scores}')
+    assert len(set(expected)) == 100
 
 
 def test_continued_texts_are_those_of_the_library(completions, own):
