@@ -62,11 +62,11 @@ const sampling = {
   /** Keep only this many best tokens (ties stay); 0 keeps all. Default 0 (`generate`, `stream`). */
   topK: z.int().min(0).max(1 << 24).optional(),
   /** Keep the fewest best tokens that hold this share of the probability. Default 0.92 (`generate`, `stream`). */
-  topP: z.number().gt(0).max(1).optional(),
+  topP: z.number().min(1e-6).max(1).optional(),
   /** Keep tokens with at least this share of the best one's probability. Default 0. */
   minP: z.number().min(0).max(1).optional(),
   /** Divides positive and multiplies negative logits of tokens seen before, prompt included. Default 1. */
-  repetitionPenalty: z.number().gt(0).max(1e6).optional(),
+  repetitionPenalty: z.number().min(1e-6).max(1e6).optional(),
   /** Taken off the logits of tokens that were generated before (OpenAI's definition). Default 0. */
   presencePenalty: z.number().min(-100).max(100).optional(),
   /** The same, once for each time that a token was generated. Default 0. */

@@ -158,6 +158,7 @@ test('chat answers with the template, and its log-probabilities have bytes', asy
 
 const messages = [{ role: 'user', content: 'a' }]
 const refused: [object, RegExp][] = [
+  [{ prompt: 'A', top_p: 1e-300 }, /Expected a number at least 0.000001 for `top_p`/],
   [{}, /`prompt`/],
   [{ prompt: [] }, /`prompt`/],
   [{ prompt: [1, 'a'] }, /`prompt`/],

@@ -33,7 +33,7 @@ export function readGeneration(values: Values): GenerationConfig {
     doSample: values.flag(['do_sample']),
     temperature: values.number(['temperature'], 0, 1e6),
     topK: values.whole(['top_k'], 0, LARGEST),
-    topP: values.number(['top_p'], 0, 1),
+    topP: values.number(['top_p'], 1e-6, 1),
     repetitionPenalty: values.number(['repetition_penalty'], 1e-6, 1e6),
     maxNewTokens: values.whole(['max_new_tokens'], 1, LARGEST),
     maxLength: values.whole(['max_length'], 1, LARGEST),

@@ -11,20 +11,29 @@ function optional<T extends z.ZodType>(schema: T) {
 }
 
 /** Refused when given, because to leave it out would change the answer without a word. */
-function unsupported(what: string, harmless: (value: unknown) => boolean) {
+function unsupported(what: string, harmless: (value: unknown) => boolean, described: object) {
   return z
     .unknown()
     .refine((value) => value === null || harmless(value), what)
     .optional()
+    .meta({ anyOf: [described, { type: 'null' }] })
 }
 
 const empty = (value: unknown): boolean => Array.isArray(value) && value.length === 0
+const emptyList = { type: 'array', items: {}, maxItems: 0 }
+
+// What is checked by hand is described by hand, in JSON Schema, for a server's document.
+const stopText = { type: 'string', minLength: 1, maxLength: 1024 }
+const promptText = { type: 'string', minLength: 1 }
+const listOf = (items: object): object => ({ type: 'array', minItems: 1, maxItems: maxPrompts, items })
+const ids = { type: 'array', minItems: 1, items: { $ref: '#/components/schemas/TokenId' } } // how large an id may be, the document's own server knows
 
 const sampling = {
   /** Name of the model; who serves several looks at it. */
   model: optional(z.string().max(1024)),
   temperature: optional(z.number().min(0).max(2)),
-  top_p: optional(z.number().gt(0).max(1)),
+  // Smaller ones are 0 to the engine, which computes in 32 bits.
+  top_p: optional(z.number().min(1e-6).max(1)),
   presence_penalty: optional(z.number().min(-2).max(2)),
   frequency_penalty: optional(z.number().min(-2).max(2)),
   /** By token id. */
@@ -32,17 +41,23 @@ const sampling = {
   seed: optional(z.int()),
   n: z.int().min(1).max(128).nullish().transform((value) => value ?? 1),
   stop: optional(
-    z.custom<string | string[]>((value) => [value].flat().every((text) => typeof text === 'string' && text !== '' && text.length <= 1024) && [value].flat().length <= 64, {
-      error: 'a text, or up to 64 of them, of 1 to 1024 characters each,',
-    }),
+    z
+      .custom<string | string[]>((value) => [value].flat().every((text) => typeof text === 'string' && text !== '' && text.length <= 1024) && [value].flat().length <= 64, {
+        error: 'a text, or up to 64 of them, of 1 to 1024 characters each,',
+      })
+      .meta({ anyOf: [stopText, { type: 'array', maxItems: 64, items: stopText }] }),
   ),
   stream: z.boolean().nullish().transform((value) => value ?? false),
   stream_options: optional(z.looseObject({ include_usage: z.boolean().nullish() })),
-  response_format: unsupported('{"type":"text"}, the only format there is,', (value) => (value as { type?: unknown }).type === 'text'),
+  response_format: unsupported('{"type":"text"}, the only format there is,', (value) => (value as { type?: unknown }).type === 'text', {
+    type: 'object',
+    required: ['type'],
+    properties: { type: { const: 'text' } },
+  }),
   // Beyond OpenAI's, by the names that other servers use.
   top_k: optional(z.int().min(0).max(1 << 24)),
   min_p: optional(z.number().min(0).max(1)),
-  repetition_penalty: optional(z.number().gt(0).max(1e6)),
+  repetition_penalty: optional(z.number().min(1e-6).max(1e6)),
 }
 
 type Prompt = string | string[] | number[] | number[][]
@@ -61,13 +76,15 @@ function isPrompt(value: unknown): value is Prompt {
 export const completionBody = z
   .looseObject({
     ...sampling,
-    prompt: z.custom<Prompt>(isPrompt, { error: `a text, up to ${maxPrompts} texts, token ids, or up to ${maxPrompts} lists of token ids` }),
+    prompt: z.custom<Prompt>(isPrompt, { error: `a text, up to ${maxPrompts} texts, token ids, or up to ${maxPrompts} lists of token ids` }).meta({
+      anyOf: [promptText, listOf(promptText), ids, listOf(ids)],
+    }),
     best_of: optional(z.int().min(1).max(128)),
     /** 0 is for the log-probabilities of a prompt alone, with `echo`. */
     max_tokens: optional(z.int().min(0).max(1 << 24)),
     echo: z.boolean().nullish().transform((value) => value ?? false),
     logprobs: optional(z.int().min(0).max(20)),
-    suffix: unsupported('none: text is continued, not filled in,', (value) => value === ''),
+    suffix: unsupported('none: text is continued, not filled in,', (value) => value === '', { const: '' }),
     ignore_eos: z.boolean().nullish().transform((value) => value ?? false),
     /** Name tokens in log-probabilities `token_id:N`, not by their text. */
     return_tokens_as_token_ids: z.boolean().nullish().transform((value) => value ?? false),
@@ -82,6 +99,7 @@ export const completionBody = z
     const prompts = Array.isArray(body.prompt) && typeof body.prompt[0] !== 'number' ? body.prompt.length : 1
     if (prompts * best > maxAnswers) refuse(body.best_of === undefined ? 'n' : 'best_of', `at most ${maxAnswers} answers in all, here to ${prompts} prompts,`)
   })
+  .meta({ id: 'CompletionRequest' })
 export type CompletionBody = z.output<typeof completionBody>
 
 const part = z.looseObject({ type: z.literal('text', { error: "'text', the only kind that this model reads," }), text: z.string() })
@@ -89,7 +107,7 @@ const part = z.looseObject({ type: z.literal('text', { error: "'text', the only 
 const message = z.looseObject({
   role: z.enum(['system', 'developer', 'user', 'assistant']),
   content: z.union([z.string(), z.array(part)], { error: 'a text, or a list of parts of type `text`' }),
-  tool_calls: unsupported('none: this model knows no tools,', empty),
+  tool_calls: unsupported('none: this model knows no tools,', empty, emptyList),
 })
 
 /** Body of `/v1/chat/completions`. */
@@ -101,9 +119,12 @@ export const chatBody = z
     max_completion_tokens: optional(z.int().min(1).max(1 << 24)),
     logprobs: z.boolean().nullish().transform((value) => value ?? false),
     top_logprobs: optional(z.int().min(0).max(20)),
-    tools: unsupported('none: this model knows no tools,', empty),
-    functions: unsupported('none: this model knows no functions,', empty),
-    modalities: unsupported('["text"], all there is,', (value) => Array.isArray(value) && value.every((one) => one === 'text')),
+    tools: unsupported('none: this model knows no tools,', empty, emptyList),
+    functions: unsupported('none: this model knows no functions,', empty, emptyList),
+    modalities: unsupported('["text"], all there is,', (value) => Array.isArray(value) && value.every((one) => one === 'text'), {
+      type: 'array',
+      items: { const: 'text' },
+    }),
   })
   .superRefine((body, context) => {
     const refuse = (path: (string | number)[], text: string): void => context.addIssue({ code: 'custom', path, message: text })
@@ -112,4 +133,5 @@ export const chatBody = z
     else if (body.messages[first]?.role !== 'user') refuse(['messages', first, 'role'], 'a conversation that begins with `user`, with that role')
     if (body.top_logprobs !== undefined && !body.logprobs) refuse(['top_logprobs'], 'none without `logprobs`: true,')
   })
+  .meta({ id: 'ChatCompletionRequest' })
 export type ChatBody = z.output<typeof chatBody>

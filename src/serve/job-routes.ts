@@ -10,17 +10,52 @@ import type { Route } from './routes.js'
 /** Largest file, as OpenAI has it. */
 const maxFile = 200_000_000
 
-const batchBody = z.looseObject({
-  input_file_id: z.string(),
-  endpoint: z.enum(['/v1/completions', '/v1/chat/completions']),
-  completion_window: z.literal('24h'),
-  metadata: z
-    .record(z.string().max(64), z.string().max(512))
-    .refine((pairs) => Object.keys(pairs).length <= 16, 'at most 16 pairs')
-    .nullish(),
-})
-const file = z.looseObject({ id: z.string(), object: z.literal('file'), bytes: z.int(), created_at: z.int(), filename: z.string(), purpose: z.string() })
-const batch = z.looseObject({ id: z.string(), object: z.literal('batch'), status: z.string(), request_counts: z.object({ total: z.int(), completed: z.int(), failed: z.int() }) })
+const url = z.enum(['/v1/completions', '/v1/chat/completions'])
+const completionWindow = z.literal('24h')
+const pairs = z
+  .record(z.string().max(64), z.string().max(512))
+  .refine((given) => Object.keys(given).length <= 16, 'at most 16 pairs')
+  .meta({ maxProperties: 16 })
+const batchBody = z
+  .looseObject({ input_file_id: z.string(), endpoint: url, completion_window: completionWindow, metadata: pairs.nullish() })
+  .meta({ id: 'BatchRequest' })
+const fileForm = z.object({ purpose: z.literal('batch'), file: z.file() }).meta({ id: 'FileForm' })
+const file = z
+  .object({
+    id: z.string(),
+    object: z.literal('file'),
+    bytes: z.int(),
+    created_at: z.int(),
+    filename: z.string(),
+    purpose: z.enum(['batch', 'batch_output']),
+    status: z.literal('processed'),
+  })
+  .meta({ id: 'File' })
+const time = z.int().optional()
+const problem = z.object({ code: z.string(), message: z.string(), line: z.int().nullable(), param: z.string().nullable() })
+const batch = z
+  .object({
+    id: z.string(),
+    object: z.literal('batch'),
+    endpoint: url,
+    input_file_id: z.string(),
+    completion_window: completionWindow,
+    status: z.enum(['validating', 'failed', 'in_progress', 'finalizing', 'completed', 'cancelling', 'cancelled']),
+    created_at: z.int(),
+    in_progress_at: time,
+    finalizing_at: time,
+    completed_at: time,
+    failed_at: time,
+    cancelling_at: time,
+    cancelled_at: time,
+    output_file_id: z.string().optional(),
+    error_file_id: z.string().optional(),
+    errors: z.object({ object: z.literal('list'), data: z.array(problem) }).optional(),
+    request_counts: z.object({ total: z.int(), completed: z.int(), failed: z.int() }),
+    metadata: pairs.nullable(),
+  })
+  .meta({ id: 'Batch' })
+const listQuery = z.object({ limit: z.int().min(1).max(10_000).default(20), after: z.string().optional() })
 const page = <T extends z.ZodType>(one: T) => z.object({ object: z.literal('list'), data: z.array(one), first_id: z.string().nullable(), last_id: z.string().nullable(), has_more: z.boolean() })
 
 /** `/v1/files` and `/v1/batches`. */
@@ -30,7 +65,10 @@ export function jobRoutes(jobs: Jobs): Route[] {
     {
       method: 'post',
       path: '/v1/files',
-      summary: 'Uploads a file for a batch (multipart/form-data: purpose and file)',
+      summary: 'Uploads a file for a batch',
+      form: fileForm,
+      refusals: { 507: 'The disk is full' },
+      links: { begin: { operationId: 'postV1Batches', requestBody: { input_file_id: '$response.body#/id', endpoint: '/v1/completions', completion_window: '24h' } } },
       answer: file,
       async handle({ request }) {
         const form = await formOf(request)
@@ -40,11 +78,11 @@ export function jobRoutes(jobs: Jobs): Route[] {
         return await files.add(new Uint8Array(await given.arrayBuffer()), (given as File).name.slice(0, 255), purpose)
       },
     },
-    { method: 'get', path: '/v1/files', summary: 'The files, newest first', answer: page(file), handle: ({ request }) => pageOf(files.list(), request) },
-    { method: 'get', path: '/v1/files/:name', summary: 'About one file', answer: file, handle: ({ name }) => files.card(name) },
+    { method: 'get', path: '/v1/files', summary: 'The files, newest first', query: listQuery, answer: page(file), handle: ({ request }) => pageOf(files.list(), request) },
+    { method: 'get', path: '/v1/files/:file_id', summary: 'About one file', answer: file, handle: ({ name }) => files.card(name) },
     {
       method: 'get',
-      path: '/v1/files/:name/content',
+      path: '/v1/files/:file_id/content',
       summary: 'The text of a file',
       type: 'application/octet-stream',
       handle({ name }) {
@@ -55,8 +93,9 @@ export function jobRoutes(jobs: Jobs): Route[] {
     },
     {
       method: 'delete',
-      path: '/v1/files/:name',
+      path: '/v1/files/:file_id',
       summary: 'Deletes a file',
+      refusals: { 409: 'A batch that has not ended reads it' },
       answer: z.object({ id: z.string(), object: z.literal('file'), deleted: z.literal(true) }),
       async handle({ name }) {
         const user = jobs.list().find((each) => each.input_file_id === name && ['validating', 'in_progress', 'finalizing'].includes(each.status))
@@ -69,6 +108,7 @@ export function jobRoutes(jobs: Jobs): Route[] {
       method: 'post',
       path: '/v1/batches',
       summary: 'Begins a batch',
+      refusals: { 507: 'The disk is full' },
       body: batchBody,
       answer: batch,
       handle({ body }) {
@@ -76,9 +116,9 @@ export function jobRoutes(jobs: Jobs): Route[] {
         return jobs.create({ input_file_id, endpoint, completion_window, metadata: metadata ?? null })
       },
     },
-    { method: 'get', path: '/v1/batches', summary: 'The batches, newest first', answer: page(batch), handle: ({ request }) => pageOf(jobs.list(), request) },
-    { method: 'get', path: '/v1/batches/:name', summary: 'About one batch', answer: batch, handle: ({ name }) => jobs.card(name) },
-    { method: 'post', path: '/v1/batches/:name/cancel', summary: 'Ends a batch early', answer: batch, handle: ({ name }) => jobs.cancel(name) },
+    { method: 'get', path: '/v1/batches', summary: 'The batches, newest first', query: listQuery, answer: page(batch), handle: ({ request }) => pageOf(jobs.list(), request) },
+    { method: 'get', path: '/v1/batches/:batch_id', summary: 'About one batch', answer: batch, handle: ({ name }) => jobs.card(name) },
+    { method: 'post', path: '/v1/batches/:batch_id/cancel', summary: 'Ends a batch early', refusals: { 409: 'It has ended already' }, answer: batch, handle: ({ name }) => jobs.cancel(name) },
   ]
 }
 

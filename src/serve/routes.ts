@@ -28,7 +28,7 @@ export interface Asked {
   call: Call
   /** As the route's schema made it. */
   body: unknown
-  /** What stands for `:name` in the path. */
+  /** What stands for the name in the path. */
   name: string
   /** For what is in neither: a query, a body that is no JSON. */
   request: Request
@@ -36,7 +36,7 @@ export interface Asked {
 
 export interface Route {
   method: 'get' | 'post' | 'delete'
-  /** With `:name`, or `:name{.+}` for all that follows. */
+  /** With at most one name in it: `:file_id`, or `:model{.+}` for all that follows. */
   path: string
   summary: string
   /** Answered without a key. */
@@ -44,64 +44,119 @@ export interface Route {
   /** It makes the model work: counted, drained, refused when the server is about to stop. */
   work?: boolean
   body?: z.ZodType
+  /** A good body, beside the model's name. */
+  example?: object
+  /** What its query and its multipart/form-data hold, for the document: the handler reads them. */
+  query?: z.ZodType
+  form?: z.ZodType
   /** JSON of its answer. */
   answer?: z.ZodType
+  /** JSON of an event, where a body asks for a stream. */
+  events?: z.ZodType
   /** Type of an answer that is not JSON. */
   type?: string
+  /** Its own statuses beyond 400, 404 and those of every route, and what they mean. */
+  refusals?: Readonly<Record<number, string>>
+  /** What its answer is for: OpenAPI's links, by name. */
+  links?: object
   handle: (asked: Asked) => Answer | Promise<Answer>
 }
 
-const usage = z.object({ prompt_tokens: z.int(), completion_tokens: z.int(), total_tokens: z.int() })
-const answered = { id: z.string(), created: z.int(), model: z.string(), system_fingerprint: z.string(), usage }
+const usage = z.object({ prompt_tokens: z.int(), completion_tokens: z.int(), total_tokens: z.int() }).meta({ id: 'Usage' })
+const answered = { id: z.string(), created: z.int(), model: z.string(), system_fingerprint: z.string() }
 const finish = z.enum(['stop', 'length'])
-const completion = z.object({
-  ...answered,
-  object: z.literal('text_completion'),
-  choices: z.array(
-    z.object({
-      text: z.string(),
-      index: z.int(),
-      finish_reason: finish,
-      logprobs: z
-        .object({
-          tokens: z.array(z.string()),
-          token_logprobs: z.array(z.number().nullable()),
-          top_logprobs: z.array(z.record(z.string(), z.number()).nullable()),
-          text_offset: z.array(z.int()),
-        })
-        .nullable(),
-    }),
-  ),
+const completionChoice = z.object({
+  text: z.string(),
+  index: z.int(),
+  finish_reason: finish,
+  logprobs: z
+    .object({
+      tokens: z.array(z.string()),
+      token_logprobs: z.array(z.number().nullable()),
+      top_logprobs: z.array(z.record(z.string(), z.number()).nullable()),
+      text_offset: z.array(z.int()),
+    })
+    .nullable(),
 })
-const chatCompletion = z.object({
-  ...answered,
-  object: z.literal('chat.completion'),
-  choices: z.array(
-    z.object({
-      index: z.int(),
-      message: z.object({ role: z.literal('assistant'), content: z.string(), refusal: z.null() }),
-      finish_reason: finish,
-      logprobs: z.looseObject({ content: z.array(z.looseObject({ token: z.string(), logprob: z.number() })) }).nullable(),
-    }),
-  ),
-})
-const modelCard = z.object({
-  id: z.string(),
-  object: z.literal('model'),
-  created: z.int(),
-  owned_by: z.string(),
-  /** The name that answers give. */
-  root: z.string(),
-  max_model_len: z.int(),
-})
-const ok = z.object({ status: z.string() })
+const textCompletion = { ...answered, object: z.literal('text_completion') }
+const completion = z.object({ ...textCompletion, choices: z.array(completionChoice), usage }).meta({ id: 'Completion' })
+const completionEvent = z
+  .object({ ...textCompletion, choices: z.array(completionChoice.extend({ finish_reason: finish.nullable() })), usage: usage.nullish() })
+  .meta({ id: 'CompletionEvent' })
+const chatLogprob = { token: z.string(), logprob: z.number(), bytes: z.array(z.int()) }
+const chatLogprobs = z
+  .object({ content: z.array(z.object({ ...chatLogprob, top_logprobs: z.array(z.object(chatLogprob)) })), refusal: z.null() })
+  .meta({ id: 'ChatLogprobs' })
+const chatCompletion = z
+  .object({
+    ...answered,
+    object: z.literal('chat.completion'),
+    choices: z.array(
+      z.object({
+        index: z.int(),
+        message: z.object({ role: z.literal('assistant'), content: z.string(), refusal: z.null() }),
+        finish_reason: finish,
+        logprobs: chatLogprobs.nullable(),
+      }),
+    ),
+    usage,
+  })
+  .meta({ id: 'ChatCompletion' })
+const chatEvent = z
+  .object({
+    ...answered,
+    object: z.literal('chat.completion.chunk'),
+    choices: z.array(
+      z.object({
+        index: z.int(),
+        delta: z.object({ role: z.literal('assistant').optional(), content: z.string().optional() }),
+        finish_reason: finish.nullable(),
+        logprobs: chatLogprobs.nullable(),
+      }),
+    ),
+    usage: usage.nullish(),
+  })
+  .meta({ id: 'ChatCompletionEvent' })
+const modelCard = z
+  .object({
+    id: z.string(),
+    object: z.literal('model'),
+    created: z.int(),
+    owned_by: z.string(),
+    /** The name that answers give. */
+    root: z.string(),
+    max_model_len: z.int(),
+  })
+  .meta({ id: 'Model' })
+const ok = z.object({ status: z.string() }).meta({ id: 'Status' })
 const model = z.string().nullish()
 
-const tokenizeBody = z.looseObject({ model, prompt: z.string(), add_special_tokens: z.boolean().nullish(), return_token_strs: z.boolean().nullish() })
-const detokenizeBody = z.looseObject({
-  model,
-  tokens: z.custom<number[]>((value) => Array.isArray(value) && value.every((id) => Number.isInteger(id) && id >= 0), 'an array of token ids'),
-})
+const tokenizeBody = z
+  .looseObject({ model, prompt: z.string(), add_special_tokens: z.boolean().nullish(), return_token_strs: z.boolean().nullish() })
+  .meta({ id: 'TokenizeRequest' })
+const detokenizeBody = z
+  .looseObject({
+    model,
+    tokens: z
+      .custom<number[]>((value) => Array.isArray(value) && value.every((id) => Number.isInteger(id) && id >= 0), 'an array of token ids')
+      .meta({ type: 'array', items: { $ref: '#/components/schemas/TokenId' } }),
+  })
+  .meta({ id: 'DetokenizeRequest' })
+
+const tokenText = z.string().nullable()
+const tokenizerInfo = z
+  .object({
+    eos_token: tokenText,
+    bos_token: tokenText,
+    pad_token: tokenText,
+    unk_token: tokenText,
+    additional_special_tokens: z.array(z.string()),
+    vocab_size: z.int(),
+    model_max_length: z.int(),
+    add_bos_token: z.literal(false),
+    chat_template: z.null(),
+  })
+  .meta({ id: 'TokenizerInfo' })
 
 export const routes: readonly Route[] = [
   {
@@ -110,7 +165,9 @@ export const routes: readonly Route[] = [
     summary: 'Continues prompts',
     work: true,
     body: completionBody,
+    example: { prompt: ['Once upon a time', 'The dog'], max_tokens: 8, logprobs: 1, seed: 1 },
     answer: completion,
+    events: completionEvent,
     async handle({ service, call, body: unchecked }) {
       const body = unchecked as z.output<typeof completionBody>
       checkAsked(service, body.model, body.max_tokens, 'max_tokens')
@@ -126,7 +183,9 @@ export const routes: readonly Route[] = [
     summary: "Answers the last turn of a conversation, with the model's template",
     work: true,
     body: chatBody,
+    example: { messages: [{ role: 'user', content: 'What is the capital of Japan?' }], max_tokens: 8, logprobs: true, seed: 1 },
     answer: chatCompletion,
+    events: chatEvent,
     async handle({ service, call, body: unchecked }) {
       const body = unchecked as z.output<typeof chatBody>
       checkAsked(service, body.model, body.max_completion_tokens ?? body.max_tokens, 'max_tokens')
@@ -145,7 +204,7 @@ export const routes: readonly Route[] = [
   },
   {
     method: 'get',
-    path: '/v1/models/:name{.+}',
+    path: '/v1/models/:model{.+}',
     summary: 'One of them',
     answer: modelCard,
     handle({ service, name }) {
@@ -158,7 +217,7 @@ export const routes: readonly Route[] = [
     path: '/tokenize',
     summary: 'Token ids of a text, in which nothing is special',
     body: tokenizeBody,
-    answer: z.object({ tokens: z.array(z.int()), count: z.int(), max_model_len: z.int(), token_strs: z.array(z.string()).optional() }),
+    answer: z.object({ tokens: z.array(z.int()), count: z.int(), max_model_len: z.int(), token_strs: z.array(z.string()).optional() }).meta({ id: 'Tokens' }),
     async handle({ service, body }) {
       const { prompt, model: named, return_token_strs: withTexts } = body as z.output<typeof tokenizeBody>
       checkModel(service, named)
@@ -187,7 +246,7 @@ export const routes: readonly Route[] = [
     method: 'get',
     path: '/tokenizer_info',
     summary: "The tokenizer's special tokens",
-    answer: z.looseObject({ eos_token: z.string().nullable(), bos_token: z.string().nullable(), pad_token: z.string().nullable(), chat_template: z.null() }),
+    answer: tokenizerInfo,
     handle({ service }) {
       const { eos, bos, pad, unk, additionalSpecialTokens, vocabSize } = service.model.tokenizer
       const text = (token: { content: string } | undefined): string | null => token?.content ?? null

@@ -99,7 +99,7 @@ export function createServer(model: Model, options: ServerOptions = {}): Server 
 }
 
 function application(service: Service): Hono {
-  const { settings } = service
+  const { settings, model } = service
   const app = new Hono({ strict: false })
   if (settings.corsOrigins.length > 0) {
     const origin = settings.corsOrigins.includes('*') ? '*' : settings.corsOrigins
@@ -107,7 +107,7 @@ function application(service: Service): Hono {
   }
   const document: Route = { method: 'get', path: '/openapi.json', summary: 'This document', open: true, type: 'application/json', handle: () => described }
   const routes = [...pageRoutes(), ...apiRoutes, ...(settings.jobs === undefined ? [] : jobRoutes(settings.jobs)), document]
-  const described = openapi(routes, settings.apiKeys.length > 0)
+  const described = openapi(routes, { names: service.names, vocab: model.config.vocab, maxTokens: settings.maxTokens ?? model.plan.maxContext, withKeys: settings.apiKeys.length > 0 })
   const authorized = settings.apiKeys.length === 0 ? () => true : keyCheck(settings.apiKeys)
   const answer = (route: Route) => (context: Context) => dispatch(service, route, context.req.raw, nameIn(route, context), authorized)
   for (const route of routes) app.on(route.method, route.path, answer(route))
@@ -126,7 +126,7 @@ function application(service: Service): Hono {
 }
 
 function nameIn({ path }: Route, context: Context): string {
-  return path.includes(':') ? (context.req.param('name') ?? '') : ''
+  return path.includes(':') ? (Object.values(context.req.param())[0] ?? '') : ''
 }
 
 /** One request from its head to the end of its answer. */

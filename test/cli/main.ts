@@ -39,7 +39,7 @@ const wrong: [string[], RegExp][] = [
   ...noNumbers('--seed', ['-1', '1.5', 'abc', '123456789012345678901'], /'--seed <number>' .* Expected a whole number\./),
   [['generate', '--seed', '18446744073709551616', 'x'], /`--seed` but received 18446744073709551616/],
   [['generate', '--temperature', '-1', 'x'], /Expected a number at least 0 for `--temperature` but received -1/],
-  [['generate', '--top-p', '0', 'x'], /Expected a number above 0 for `--top-p` but received 0/],
+  [['generate', '--top-p', '0', 'x'], /Expected a number at least 0.000001 for `--top-p` but received 0/],
   [['generate', '--min-p', '2', 'x'], /Expected a number at most 1 for `--min-p` but received 2/],
   [['generate', '--max-new-tokens', '0', 'x'], /`--max-new-tokens` but received 0/],
   [['generate', '--repetition-penalty', '0', 'x'], /`--repetition-penalty` but received 0/],

@@ -164,7 +164,9 @@ test('options out of range are refused with the parameter, what is expected and 
     [{ temperature: -1 }, 'temperature'],
     [{ temperature: Number.NaN }, 'temperature'],
     [{ topP: 0 }, 'topP'],
+    [{ topP: 1e-300 }, 'topP'], // 0 in 32 bits
     [{ topP: 1.5 }, 'topP'],
+    [{ repetitionPenalty: 1e-300 }, 'repetitionPenalty'],
     [{ topK: 1.5 }, 'topK'],
     [{ minP: 2 }, 'minP'],
     [{ maxNewTokens: 0 }, 'maxNewTokens'],

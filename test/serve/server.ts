@@ -185,10 +185,11 @@ test('the metrics count requests, tokens and times, under our names and those of
 })
 
 test('the description lists every path with its schemas', async () => {
-  const { paths } = JSON.parse((await served.get('/openapi.json')).text) as { paths: Record<string, Record<string, { responses: object; requestBody?: object }>> }
-  for (const path of ['/v1/completions', '/v1/chat/completions', '/v1/models', '/v1/models/{name}', '/tokenize', '/health', '/metrics']) assert.ok(path in paths, path)
-  const text = JSON.stringify(paths['/v1/completions']?.['post'])
-  for (const name of ['"logit_bias"', '"best_of"', '"token_logprobs"', '"429"', 'text/event-stream']) assert.match(text, name)
+  const { paths, components } = JSON.parse((await served.get('/openapi.json')).text) as { paths: Record<string, Record<string, object>>; components: { schemas: Record<string, object> } }
+  for (const path of ['/v1/completions', '/v1/chat/completions', '/v1/models', '/v1/models/{model}', '/tokenize', '/health', '/metrics']) assert.ok(path in paths, path)
+  const text = JSON.stringify([paths['/v1/completions']?.['post'], components.schemas['CompletionRequest'], components.schemas['Completion']])
+  for (const name of ['"logit_bias"', '"best_of"', '"token_logprobs"', '"429"', 'text/event-stream', '"retry-after"', '"model":{"enum":["lamb"']) assert.match(text, name)
+  assert.is((components.schemas['TokenId'] as { maximum: number }).maximum, served.model.config.vocab - 1)
 })
 
 test('the page comes with its own files only', async () => {
