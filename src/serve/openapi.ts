@@ -26,6 +26,7 @@ function operation(route: Route, withKeys: boolean): object {
   }
   const keyed = withKeys && route.open !== true
   if (keyed) fail(401, 'No key, or a wrong one')
+  if (route.open !== true) fail(421, 'The Host header has a name that this server does not go by')
   if (route.body !== undefined) {
     fail(400, 'The request is wrong: `param` names what')
     fail(404, 'No model of that name')

@@ -10,6 +10,7 @@ import { check } from '../options.js'
 import { readJson } from './body.js'
 import { Call, Work } from './call.js'
 import { clientLeft, errorResponse, failureOf, RequestError, type Failure } from './failures.js'
+import { Hosts } from './hosts.js'
 import { jobRoutes } from './job-routes.js'
 import { keyCheck } from './keys.js'
 import { Metrics } from './metrics.js'
@@ -54,7 +55,8 @@ export function createServer(model: Model, options: ServerOptions = {}): Server 
   const [first = model.name, ...aliases] = settings.names ?? []
   const work = new Work()
   const metrics = new Metrics(model, first)
-  const service: Service = { model, names: [first, ...aliases], settings, work, metrics, created: Math.floor(Date.now() / 1000) }
+  const hosts = new Hosts(settings.allowedHosts)
+  const service: Service = { model, names: [first, ...aliases], settings, work, metrics, hosts, created: Math.floor(Date.now() / 1000) }
   const app = application(service)
   const fetch = async (request: Request): Promise<Response> => await app.fetch(request)
 
@@ -79,6 +81,7 @@ export function createServer(model: Model, options: ServerOptions = {}): Server 
       // Hono's own Request and Response would replace those of the whole process.
       const listener = getRequestListener(fetch, { overrideGlobalObjects: false, errorHandler: (thrown) => badRequest(service, thrown) })
       const server = createHttpServer({ requestTimeout: 120_000, headersTimeout: 30_000, keepAliveTimeout: 30_000 }, (incoming, outgoing) => void listener(incoming, outgoing))
+      hosts.listensAt(host, settings.apiKeys.length > 0)
       await opened(server, host, port)
       http = server
       const bound = server.address() as AddressInfo
@@ -131,7 +134,7 @@ function nameIn({ path }: Route, context: Context): string {
 
 /** One request from its head to the end of its answer. */
 async function dispatch(service: Service, route: Route, request: Request, name: string, authorized: (authorization: string | null) => boolean): Promise<Response> {
-  const { settings, work } = service
+  const { settings, work, hosts } = service
   const call = new Call(request, route.work === true ? settings.deadline : undefined)
   let over = false
   const end = (status: number, failure?: Failure, thrown?: unknown): void => {
@@ -143,6 +146,9 @@ async function dispatch(service: Service, route: Route, request: Request, name: 
   }
   let response: Response
   try {
+    if (route.open !== true && !hosts.allows(request)) {
+      throw new RequestError(421, 'host_not_allowed', 'This server does not go by that name: its option allowedHosts (--allowed-host) lists others than localhost')
+    }
     if (route.open !== true && !authorized(request.headers.get('authorization'))) {
       const headers = { 'www-authenticate': 'Bearer' }
       throw new RequestError(401, 'invalid_api_key', 'Expected `Authorization: Bearer KEY` with a key of this server', { headers })
