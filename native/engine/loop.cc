@@ -49,7 +49,7 @@ void Engine::setText(TextTable table) {
 Status Engine::enqueue(int tokens, Incoming incoming, int* id) {
   const int pages = Scheduler::pagesFor(tokens, options_.pageSize);
   if (pages > pageCount(options_)) {
-    return Status::fail(Kind::memory, "%d tokens need %d pages of the cache, which has %d: ask for less, or load with more memory for it", tokens,
+    return Status::fail(Kind::context, "%d tokens need %d pages of the cache, which has %d: ask for less, or load with more memory for it", tokens,
                         pages, pageCount(options_));
   }
   {

@@ -20,7 +20,7 @@ const limits = { files: 1, fields: 16, fieldSize: 1000, parts: 32, headerPairs: 
  */
 export async function readForm<File>(
   request: Request,
-  { field, limit, receive, discard }: { field: string; limit: number; receive: (bytes: Readable) => Promise<File>; discard: (file: File) => Promise<void> },
+  { field, limit, receive, discard }: { field: string; limit: number; receive: (bytes: AsyncIterable<Uint8Array>) => Promise<File>; discard: (file: File) => Promise<void> },
 ): Promise<Form<File>> {
   const type = request.headers.get('content-type') ?? ''
   if (!/^multipart\/form-data *;/i.test(type)) throw new RequestError(415, 'unsupported_media_type', 'Expected a body with `content-type: multipart/form-data`')
@@ -38,7 +38,8 @@ export async function readForm<File>(
       stream.resume()
       return
     }
-    file = { name: fileName, stream, kept: receive(stream) }
+    // Whoever stops reading must not break the form: that would be told instead of the reason.
+    file = { name: fileName, stream, kept: receive(stream.iterator({ destroyOnReturn: false })) }
     file.kept.catch(fail)
   })
   try {

@@ -34,7 +34,7 @@ export function jobRoutes(jobs: Jobs): Route[] {
       summary: 'Uploads a file for a batch (multipart/form-data: purpose and file)',
       answer: file,
       async handle({ request }) {
-        const receive = (bytes: Readable): Promise<Stored> => files.store(bytes)
+        const receive = (bytes: AsyncIterable<Uint8Array>): Promise<Stored> => files.store(bytes)
         const discard = (stored: Stored): Promise<void> => files.discard(stored)
         const { fields, file: given } = await readForm(request, { field: 'file', limit: maxFile, receive, discard })
         const purpose = fields.get('purpose')
