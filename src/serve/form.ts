@@ -1,6 +1,7 @@
 // A form with a file, as uploads send it: the file goes to the disk as it comes, whatever its size.
 import type { Readable } from 'node:stream'
 import { Busboy, type BusboyInstance } from '@fastify/busboy'
+import { tooLarge } from './body.js'
 import { RequestError } from './failures.js'
 
 export interface Form<File> {
@@ -90,8 +91,4 @@ async function feed(request: Request, parser: BusboyInstance, limit: number, fai
 
 function invalid(): RequestError {
   return new RequestError(400, 'invalid_form', 'The body is not multipart/form-data')
-}
-
-function tooLarge(limit: number): RequestError {
-  return new RequestError(413, 'body_too_large', `The body is larger than ${limit} bytes: send less in one request`)
 }

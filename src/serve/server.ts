@@ -145,7 +145,7 @@ async function dispatch(service: Service, route: Route, request: Request, name: 
     if (over) return
     over = true
     work.end(call)
-    call.end()
+    call.end(failure !== undefined)
     record(service, route, call, request, call.left ? clientLeft : status, failure, thrown)
   }
   let response: Response
