@@ -201,10 +201,10 @@ void Engine::step() {
     if (started == 0) started = began;  // one that was sent back started before
   }
   std::vector<Draw> draws;
-  const int64_t begun = clockNow();
   Status status = plan.shares.empty() ? Status::fail(Kind::internal, "no sequence of %d can go on", scheduler_->running() + scheduler_->waiting())
                                       : work(plan, *runner_, stop_, draws);
-  now_.workTime += clockNow() - begun;
+  const int64_t drawn = clockNow();
+  now_.workTime += drawn - began;
   now_.steps++;
   now_.preempted += plan.preempted;
   std::vector<Event> events;
@@ -223,7 +223,6 @@ void Engine::step() {
   }
   scheduler_->done();
   count(plan);
-  const int64_t drawn = clockNow();
   std::vector<int> complete;
   for (const Share& share : plan.shares) {
     if (share.sequence->everyRow && share.last) complete.push_back(int(share.sequence->order >> 16));
