@@ -1,6 +1,6 @@
 // npm run bench [-- NAME ...] [--model DIR] [--weights DTYPE] [--threads N] [--instruction-set SET] [--seconds S] [--json]
 //
-// Names: machine load prefill decode timer text requests (default: all), or one of peers, agree and batch, which have options of their own.
+// Names: machine load prefill decode timer text requests (default: all), or one of peers, agree, batch and server, which have options of their own.
 // bench/README.md says what the figures mean.
 import { parseArgs } from 'node:util'
 import { shippedModel, type Model } from '../src/index.js'
@@ -9,6 +9,7 @@ import { batch } from './batch.js'
 import { facts, limits } from './machine.js'
 import { counts, decode, load, open, prefill, requests, text, timer, type Counts, type Lateness, type Rate, type Report, type Setting, type Weights } from './model.js'
 import { compare } from './peers.js'
+import { serving } from './server.js'
 
 const names = ['machine', 'load', 'prefill', 'decode', 'timer', 'text', 'requests']
 
@@ -17,6 +18,7 @@ async function main(): Promise<void> {
   if (first === 'peers') return await compare(rest)
   if (first === 'agree') return await agree(rest)
   if (first === 'batch') return await batch(rest)
+  if (first === 'server') return await serving(rest)
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
@@ -29,7 +31,7 @@ async function main(): Promise<void> {
     },
   })
   const unknown = positionals.find((name) => !names.includes(name))
-  if (unknown !== undefined) throw new Error(`There is no bench "${unknown}": ${names.join(', ')}, peers, agree, batch`)
+  if (unknown !== undefined) throw new Error(`There is no bench "${unknown}": ${names.join(', ')}, peers, agree, batch, server`)
   const chosen = positionals.length === 0 ? names : positionals
   const setting: Setting = {
     model: values.model ?? shippedModel(),

@@ -76,6 +76,10 @@ export interface Finished {
   /** Absent when it ended before. */
   firstToken: number | undefined
   total: number
+  /** Absent as far as it did not come: until its first step, from there to its first token, and from there to its end. */
+  queue: number | undefined
+  prefill: number | undefined
+  decode: number | undefined
   /** Of the sample that ended last. */
   reason: 'stop' | 'length' | 'cancelled' | 'error'
 }

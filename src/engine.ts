@@ -59,13 +59,14 @@ export class Engine {
     this.#check()
     signal?.throwIfAborted()
     const caller = new Error()
+    const started = performance.now()
     let id: number
     try {
       id = this.#native.submit(request)
     } catch (thrown) {
       throw fromNative(thrown, caller)
     }
-    const run = new Run(request, caller, signal, () => this.#native.cancel(id))
+    const run = new Run(request, caller, started, signal, () => this.#native.cancel(id))
     this.#runs.set(id, run)
     this.#busy(1)
     return run
@@ -180,16 +181,17 @@ class Run implements AsyncIterableIterator<NativeEvent> {
   #unfinished: number
   #ended = false
   readonly #promptTokens: number
-  readonly #started = performance.now()
+  readonly #started: number
   readonly #lastToken: number[] = [] // of each sample
   #firstToken: number | undefined
   #generatedTokens = 0
   #error: { reason: unknown } | undefined
 
-  constructor({ n, tokens }: NativeRequest, caller: Error, signal: AbortSignal | undefined, cancel: () => void) {
+  constructor({ n, tokens }: NativeRequest, caller: Error, started: number, signal: AbortSignal | undefined, cancel: () => void) {
     this.#unfinished = n
     this.#promptTokens = tokens.length
     this.#caller = caller
+    this.#started = started
     this.#signal = signal
     this.#cancel = cancel
     signal?.addEventListener('abort', this.#onAbort, { once: true })
@@ -228,6 +230,9 @@ class Run implements AsyncIterableIterator<NativeEvent> {
         firstToken: this.#firstToken,
         reason: event.finish,
         total: now - this.#started,
+        queue: event.queueTime,
+        prefill: event.prefillTime,
+        decode: event.decodeTime,
       })
     }
   }

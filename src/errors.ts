@@ -56,7 +56,7 @@ export class OutOfMemoryError extends EweError {
   readonly code = 'EWE_OUT_OF_MEMORY'
 }
 
-/** A prompt, or prompt and answer together, longer than the context that the model was loaded with. */
+/** A prompt, or prompt and answer together, longer than the context that the model was loaded with, or than its cache holds at all. */
 export class ContextLengthError extends EweError {
   readonly code = 'EWE_CONTEXT_LENGTH'
 }

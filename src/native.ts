@@ -155,6 +155,10 @@ export interface NativeEvent {
   /** Index of the stop string that ended it. */
   stopString?: number
   error?: Error
+  /** Milliseconds, on the last event of a request, as far as it came: until its first step, from there to its first token, and from there to its end. */
+  queueTime?: number
+  prefillTime?: number
+  decodeTime?: number
 }
 
 export interface NativeStats {
@@ -181,6 +185,10 @@ export interface NativeStats {
   /** Sequences that wait, and that run. */
   queued: number
   running: number
+  /** Tokens that were computed, of prompts and answers, in all steps. */
+  rows: number
+  /** Steps by their rows: entry i counts those with more than 2^(i-1) and at most 2^i. */
+  stepsByRows: number[]
 }
 
 /** A result to come, and the number that {@link NativeEngine.cancel} takes. */

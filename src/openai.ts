@@ -169,7 +169,8 @@ export function chatCall(body: ChatBody, context: AnswerContext): ChatCall {
  * @throws OptionError, ContextLengthError, TokenizerError, QueueFullError, DeadlineError, NumericError; the signal's reason.
  */
 export async function complete(model: Model, body: CompletionBody, context: AnswerContext): Promise<Completion> {
-  const { signal, abort, release } = linked(context.signal)
+  // A prompt alone has no others to end.
+  const { signal, abort, release } = promptsOf(body.prompt).length > 1 ? linked(context.signal) : { signal: context.signal, abort: () => {}, release: () => {} }
   try {
     const calls = await completionCalls(model, body, { ...context, signal })
     const answers = await Promise.all(calls.map((call) => answer(model, body, call, signal)))
@@ -287,7 +288,7 @@ async function answer(
   model: Model,
   body: CompletionBody,
   call: CompletionCall,
-  signal: AbortSignal,
+  signal: AbortSignal | undefined,
 ): Promise<{ choices: CompletionChoice[]; generated: number }> {
   const scores = body.echo && body.logprobs !== undefined ? await promptLogprobs(model, body, call, signal) : []
   const samples = call.options.maxNewTokens === 0 ? nothing(body.n) : (await model.complete(call.tokens, call.options)).samples

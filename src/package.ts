@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { InternalError } from './errors.js'
 
 let folder: string | undefined
+let version: string | undefined
 
 /** The folder of the installed package: where package.json, models/ and the addon lie, whether this file runs from dist/ or from a build of the tests. */
 export function packageFolder(): string {
@@ -21,7 +22,7 @@ export function shippedModel(): string {
 
 /** The version in package.json. */
 export function packageVersion(): string {
-  return readPackage(packageFolder()).version
+  return (version ??= readPackage(packageFolder()).version)
 }
 
 function readPackage(at: string): { name: string; version: string } {

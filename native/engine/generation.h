@@ -31,6 +31,7 @@ class Generation {
   const Request& request() const { return request_; }
   std::deque<Sample>& samples() { return samples_; }
   bool done() const { return live_ == 0; }
+  Times& times() { return times_; }  // the loop's to fill in
   bool penalised() const { return request_.repetitionPenalty != 1; }
   bool counted() const { return request_.presencePenalty != 0 || request_.frequencyPenalty != 0; }
   // What is added to logits before the sample's next token is drawn, by rising ids.
@@ -50,6 +51,7 @@ class Generation {
   const Request request_;
   std::deque<Sample> samples_;
   int live_;
+  Times times_;
 };
 
 }  // namespace ewe

@@ -49,7 +49,7 @@ void Engine::setText(TextTable table) {
 Status Engine::enqueue(int tokens, Incoming incoming, int* id) {
   const int pages = Scheduler::pagesFor(tokens, options_.pageSize);
   if (pages > pageCount(options_)) {
-    return Status::fail(Kind::memory, "%d tokens need %d pages of the cache, which has %d: ask for less, or load with more memory for it", tokens,
+    return Status::fail(Kind::context, "%d tokens need %d pages of the cache, which has %d: ask for less, or load with more memory for it", tokens,
                         pages, pageCount(options_));
   }
   {
@@ -67,7 +67,7 @@ Status Engine::enqueue(int tokens, Incoming incoming, int* id) {
 
 Status Engine::submit(Request request, int* id) {
   const int tokens = int(request.tokens.size()) + request.maxNewTokens - 1;  // the last one that is drawn never enters the cache
-  return enqueue(tokens, {0, std::make_unique<Request>(std::move(request)), nullptr}, id);
+  return enqueue(tokens, {0, clockNow(), std::make_unique<Request>(std::move(request)), nullptr}, id);
 }
 
 Status Engine::submit(Score score, int* id) {
@@ -75,7 +75,7 @@ Status Engine::submit(Score score, int* id) {
   e->tokens = score.tokens;
   e->score = std::make_unique<Score>(std::move(score));
   const int tokens = int(e->tokens.size());
-  return enqueue(tokens, {0, nullptr, std::move(e)}, id);
+  return enqueue(tokens, {0, clockNow(), nullptr, std::move(e)}, id);
 }
 
 Status Engine::submit(LogitsOf logits, int* id) {
@@ -83,7 +83,7 @@ Status Engine::submit(LogitsOf logits, int* id) {
   e->tokens = logits.tokens;
   e->logits = std::make_unique<LogitsOf>(std::move(logits));
   const int tokens = int(e->tokens.size());
-  return enqueue(tokens, {0, nullptr, std::move(e)}, id);
+  return enqueue(tokens, {0, clockNow(), nullptr, std::move(e)}, id);
 }
 
 void Engine::cancel(int request) {
@@ -159,6 +159,7 @@ void Engine::take(Incoming& incoming) {
   if (incoming.request) {
     const uint64_t space = options_.prefixCache ? 0 : uint64_t(incoming.id);
     auto generation = std::make_unique<Generation>(incoming.id, std::move(*incoming.request), text_, space);
+    generation->times().asked = incoming.asked;
     if (generation->request().deadline > 0) deadlines_.insert({generation->request().deadline, incoming.id});
     scheduler_->add(generation->samples()[0]);
     generations_[incoming.id] = std::move(generation);
@@ -193,11 +194,17 @@ void Engine::step() {
     std::lock_guard<std::mutex> lock(mutex_);
     waiting_ = scheduler_->waiting();  // what has a place now makes room in the queue
   }
+  const int64_t began = clockNow();
+  for (const Sequence* sequence : plan.started) {
+    if (sequence->everyRow) continue;
+    int64_t& started = static_cast<const Generation::Sample*>(sequence)->generation->times().started;
+    if (started == 0) started = began;  // one that was sent back started before
+  }
   std::vector<Draw> draws;
-  const int64_t begun = clockNow();
   Status status = plan.shares.empty() ? Status::fail(Kind::internal, "no sequence of %d can go on", scheduler_->running() + scheduler_->waiting())
                                       : work(plan, *runner_, stop_, draws);
-  now_.workTime += clockNow() - begun;
+  const int64_t drawn = clockNow();
+  now_.workTime += drawn - began;
   now_.steps++;
   now_.preempted += plan.preempted;
   std::vector<Event> events;
@@ -215,10 +222,9 @@ void Engine::step() {
     return settle(std::move(events));
   }
   scheduler_->done();
-  now_.reusedTokens += plan.reused;
+  count(plan);
   std::vector<int> complete;
   for (const Share& share : plan.shares) {
-    if (share.prompt) now_.promptTokens += share.count;
     if (share.sequence->everyRow && share.last) complete.push_back(int(share.sequence->order >> 16));
   }
   for (const int id : complete) end(id, Finish::none, nullptr, events);
@@ -226,6 +232,8 @@ void Engine::step() {
     Generation::Sample& sample = *draw.sample;
     if (sample.done) continue;  // the request failed with a draw before this one
     const bool begins = !sample.begun && sample.index > 0;
+    int64_t& answered = sample.generation->times().answered;
+    if (answered == 0) answered = drawn;
     Status accepted = sample.generation->accept(sample, draw.drawn, events);
     if (accepted.ok() && !sample.done) accepted = remember(sample, *runner_);
     if (!accepted.ok()) {
@@ -240,6 +248,17 @@ void Engine::step() {
     }
   }
   settle(std::move(events));
+}
+
+void Engine::count(const StepPlan& plan) {
+  now_.reusedTokens += plan.reused;
+  now_.rows += plan.rows;
+  size_t size = 0;
+  while ((1 << size) < plan.rows) size++;
+  now_.stepsByRows[size]++;
+  for (const Share& share : plan.shares) {
+    if (share.prompt) now_.promptTokens += share.count;
+  }
 }
 
 // ---- ends
@@ -270,7 +289,9 @@ void Engine::end(int id, Finish why, const Status* status, std::vector<Event>& e
 
 // Counts, then tells. Requests that are over are forgotten.
 void Engine::settle(std::vector<Event> events) {
-  for (const Event& event : events) {
+  const int64_t now = clockNow();
+  for (auto each = events.rbegin(); each != events.rend(); ++each) {  // a request's last event first: it brings the times
+    Event& event = *each;
     if (event.finish == Finish::none) continue;
     const auto at = generations_.find(event.request);
     if (at == generations_.end() || !at->second->done()) continue;
@@ -278,6 +299,8 @@ void Engine::settle(std::vector<Event> events) {
     now_.cancelled += event.finish == Finish::cancelled;
     now_.failed += event.finish == Finish::error;
     if (at->second->request().deadline > 0) deadlines_.erase({at->second->request().deadline, at->first});
+    event.times = at->second->times();
+    event.times.ended = now;
     generations_.erase(at);
   }
   now_.pagesUsed = pages_->used();

@@ -2,6 +2,7 @@
 // through the listener, once a step. The neighbours, in the order of a request's way: request.h (what is asked), scheduler.h (whose turn it is, with
 // pages.h: room in the cache), work.h (a step on the device), generation.h (a request under way), text.h (ids to text).
 #pragma once
+#include <array>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -20,6 +21,9 @@ struct EngineStats {
   int64_t busyTime = 0, workTime = 0;                        // nanoseconds: of steps with all around them, and of those on the device
   int pagesUsed = 0, pagesCached = 0, pages = 0;
   int queued = 0, running = 0;  // sequences that wait, and that run
+  int64_t rows = 0;             // tokens that were computed, of prompts and answers, in all steps
+  // Steps by their rows: entry i counts those with more than 2^(i-1) and at most 2^i.
+  std::array<int64_t, 32> stepsByRows{};
 };
 
 class Engine {
@@ -54,6 +58,7 @@ class Engine {
  private:
   struct Incoming {
     int id;
+    int64_t asked;                           // when
     std::unique_ptr<Request> request;        // or
     std::unique_ptr<Evaluation> evaluation;  // of a score or logits
   };
@@ -64,6 +69,7 @@ class Engine {
   void take(Incoming& incoming);
   void expire();
   void step();
+  void count(const StepPlan& plan);
   void settle(std::vector<Event> events);
   void end(int id, Finish why, const Status* status, std::vector<Event>& events);
   void forget(Generation& generation);

@@ -37,6 +37,14 @@ struct Drawn {
   std::vector<float> topLogprobs;
 };
 
+// When a request came how far: nanoseconds of the steady clock, or 0 where it did not.
+struct Times {
+  int64_t asked = 0;     // it was handed to the engine
+  int64_t started = 0;   // its first step began
+  int64_t answered = 0;  // its first token was drawn
+  int64_t ended = 0;
+};
+
 enum class Finish : int { none = 0, stop, length, cancelled, error };
 
 // One token of one sample, or a rest of text without a token.
@@ -52,6 +60,7 @@ struct Event {
   int stopToken = -1;   // the end id that ended the sample
   int stopString = -1;  // index of the stop string that did
   std::shared_ptr<Failure> failure;
+  Times times;  // with the last event of a request
 };
 
 // Log-probabilities of tokens[1 ..] given those before, each with the `top` best beside it.

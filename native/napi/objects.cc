@@ -221,6 +221,10 @@ Napi::Value EngineObject::stats(const Napi::CallbackInfo& info) {
   o.Set("failed", double(stats.failed));
   o.Set("queued", stats.queued);
   o.Set("running", stats.running);
+  o.Set("rows", double(stats.rows));
+  Napi::Array steps = Napi::Array::New(info.Env(), stats.stepsByRows.size());
+  for (uint32_t i = 0; i < steps.Length(); i++) steps.Set(i, double(stats.stepsByRows[i]));
+  o.Set("stepsByRows", steps);
   return o;
 }
 

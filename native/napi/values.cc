@@ -276,6 +276,12 @@ Napi::Object eventObject(Napi::Env env, const Event& event) {
   if (event.stopToken >= 0) o.Set("stopToken", event.stopToken);
   if (event.stopString >= 0) o.Set("stopString", event.stopString);
   if (event.failure) o.Set("error", toError(env, *event.failure).Value());
+  const auto between = [&](const char* name, int64_t from, int64_t to) {
+    if (from != 0 && to != 0) o.Set(name, double(to - from) / 1e6);
+  };
+  between("queueTime", event.times.asked, event.times.started);
+  between("prefillTime", event.times.started, event.times.answered);
+  between("decodeTime", event.times.answered, event.times.ended);
   return o;
 }
 

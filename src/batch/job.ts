@@ -71,7 +71,31 @@ export async function runBatch(model: Model, options: BatchOptions): Promise<Pro
   }
 }
 
-async function withInput(options: BatchOptions, folder: string, work: (input: Input) => Promise<Progress>): Promise<Progress> {
+/**
+ * Makes an output of what a job had finished that ended early: its finished lines, in the order of the input. Its journal is gone afterwards.
+ *
+ * @throws as {@link runBatch}.
+ */
+export async function writeFinished(options: Omit<BatchOptions, 'answerer' | 'concurrency' | 'onProgress' | 'output'> & { output: string }): Promise<void> {
+  const path = await outputPath(options.output, undefined)
+  const lock = await Lock.take(path)
+  try {
+    await withInput(options, dirname(path), async (input) => {
+      const journalPath = `${path}.journal`
+      const journal = await Journal.open(journalPath, headerOf(options, input), input.size)
+      try {
+        await writeOutput(path, journal, shardOf(input.size, options.shard).filter((record) => journal.has(record)))
+        await unlink(journalPath)
+      } finally {
+        await journal.close()
+      }
+    })
+  } finally {
+    await lock.release()
+  }
+}
+
+async function withInput<T>(options: Pick<BatchOptions, 'input' | 'signal'>, folder: string, work: (input: Input) => Promise<T>): Promise<T> {
   const input = await Input.open(options.input, folder, options.signal)
   try {
     return await work(input)
@@ -173,7 +197,7 @@ async function whenRoom(answer: () => Promise<Answer>, signal: AbortSignal): Pro
 }
 
 /** All that the answers depend on, so that a journal is never gone on with by another job. */
-function headerOf({ identity, text, raw, sampling, seed, modelName, created, shard }: BatchOptions, input: Input): Record<string, unknown> {
+function headerOf({ identity, text, raw, sampling, seed, modelName, created, shard }: Omit<BatchOptions, 'output'>, input: Input): Record<string, unknown> {
   return {
     version: identity.version,
     input: { sha256: input.hash, bytes: input.bytes },

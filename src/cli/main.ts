@@ -65,6 +65,7 @@ function program(): Command {
     .option('--port <port>', '0 takes a free one (default: 8000)', wholeNumber)
     .option('--api-key <key>', 'a key of which requests must bring one; may be given several times (default: EWE_API_KEY; none)', append)
     .option('--served-model-name <name>', 'what requests call the model; the first is its id, the others aliases (default: its Hub id or folder)', append)
+    .option('--allowed-host <name>', 'requests may call this server so beside localhost, as behind a reverse proxy; * for any name (default: any; none without keys on this machine)', append)
     .option('--cors-origin <origin>', 'web pages of this origin, or *, may call the server; may be given several times (default: none)', append)
     .option('--max-body <bytes>', 'largest request (default: 10000000)', wholeNumber)
     .option('--max-tokens <count>', 'most new tokens that a request may ask for (default: what the context takes)', wholeNumber)

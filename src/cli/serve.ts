@@ -4,6 +4,7 @@ import { OptionError } from '../errors.js'
 import type { Model } from '../model.js'
 import { loadOptions, type LoadOptions } from '../options.js'
 import { createServer, Jobs, type Server, type ServerOptions } from '../serve/server.js'
+import { isLoopback } from '../serve/hosts.js'
 import { listenOptions, serverOptions } from '../serve/settings.js'
 import type { ModelFlags } from './flags.js'
 import { checkFlags, chosenModel, given, loadOptionsOf, openModel } from './open.js'
@@ -15,6 +16,7 @@ export interface ServeFlags extends ModelFlags {
   apiKey?: string[]
   servedModelName?: string[]
   corsOrigin?: string[]
+  allowedHost?: string[]
   maxBody?: number
   maxTokens?: number
   timeout?: number
@@ -35,7 +37,7 @@ export async function serve(flags: ServeFlags): Promise<number> {
   checkFlags(listenOptions, given({ host: flags.host, port: flags.port }))
   const address = listenOptions.parse(given({ host: flags.host, port: flags.port }))
   const options = optionsOf(flags)
-  if (!/^(127(\.\d+){3}|::1|localhost)$/.test(address.host) && options.apiKeys.length === 0) {
+  if (!isLoopback(address.host) && options.apiKeys.length === 0) {
     note(`everyone who reaches ${address.host} may use this server: --api-key or EWE_API_KEY asks for a key`)
   }
 
@@ -80,10 +82,10 @@ function optionsOf(flags: ServeFlags): ServerOptions & { apiKeys: string[] } {
   const apiKeys = flags.apiKey ?? (fromEnvironment === '' ? [] : [fromEnvironment])
   // What is wrong with a key is told without the key.
   if (apiKeys.some((key) => !/^[\x21-\x7e]{1,1024}$/.test(key))) throw new OptionError('--api-key', 'a key of 1 to 1024 characters of ASCII without spaces', undefined)
-  const { servedModelName: names, corsOrigin: corsOrigins, maxBody, maxTokens, timeout, drainTimeout, quiet } = flags
+  const { servedModelName: names, corsOrigin: corsOrigins, allowedHost: allowedHosts, maxBody, maxTokens, timeout, drainTimeout, quiet } = flags
   if (timeout === 0) throw new OptionError('--timeout', 'at least 1 second', timeout)
   if (drainTimeout !== undefined && drainTimeout > 86_400) throw new OptionError('--drain-timeout', 'at most 86400 seconds', drainTimeout)
-  const options = { apiKeys, ...given({ names, corsOrigins, maxBody, maxTokens, deadline: timeout === undefined ? undefined : timeout * 1000 }) }
+  const options = { apiKeys, ...given({ names, corsOrigins, allowedHosts, maxBody, maxTokens, deadline: timeout === undefined ? undefined : timeout * 1000 }) }
   checkFlags(serverOptions, options)
   // On stderr, as all that is no data; the level as a word, the time as others can read it.
   const log = pino({ base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (level) => ({ level }) } }, pino.destination({ dest: 2, sync: true }))

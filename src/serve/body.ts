@@ -1,5 +1,7 @@
 import { RequestError } from './failures.js'
 
+const utf8 = new TextDecoder('utf-8', { fatal: true })
+
 /**
  * The JSON of a request's body, read no further than the limit.
  *
@@ -14,7 +16,7 @@ export async function readJson(request: Request, limit: number): Promise<unknown
   const bytes = await limitedBody(request, limit)
   let value: unknown
   try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
+    value = JSON.parse(utf8.decode(bytes))
   } catch {
     // The parser's own message would quote the text.
     throw new RequestError(400, 'invalid_json', 'The body is not JSON in UTF-8')
@@ -24,23 +26,33 @@ export async function readJson(request: Request, limit: number): Promise<unknown
 }
 
 /** The bytes of a body, at most `limit` of them. */
-export async function limitedBody(request: Request, limit: number): Promise<Uint8Array> {
-  const tooLarge = new RequestError(413, 'body_too_large', `The body is larger than ${limit} bytes: send less in one request`)
-  if (Number(request.headers.get('content-length') ?? 0) > limit) throw tooLarge
+async function limitedBody(request: Request, limit: number): Promise<Uint8Array> {
+  const length = request.headers.get('content-length')
+  if (length === null) return await unmeasuredBody(request, limit)
+  if (Number(length) > limit) throw tooLarge(limit)
+  // HTTP has made sure of the length; a stream would cost more than all else here.
+  return new Uint8Array(await request.arrayBuffer())
+}
+
+async function unmeasuredBody(request: Request, limit: number): Promise<Uint8Array> {
   if (request.body === null) return new Uint8Array()
   const chunks: Uint8Array[] = []
   let length = 0
   const reader = (request.body as ReadableStream<Uint8Array>).getReader()
   for (;;) {
     const { done, value } = await reader.read()
-    if (done && length > limit) throw tooLarge
+    if (done && length > limit) throw tooLarge(limit)
     if (done) return Buffer.concat(chunks)
     length += value.length
     if (length <= limit) chunks.push(value)
     // The rest is read away, so that the connection can go on; a client that sends far too much loses it.
     if (length > 8 * limit) {
       await reader.cancel()
-      throw tooLarge
+      throw tooLarge(limit)
     }
   }
+}
+
+export function tooLarge(limit: number): RequestError {
+  return new RequestError(413, 'body_too_large', `The body is larger than ${limit} bytes: send less in one request`)
 }

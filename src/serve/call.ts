@@ -43,11 +43,11 @@ export class Call {
     this.#controller.abort(reason)
   }
 
-  /** Nothing of it is left running afterwards. */
-  end(): void {
+  /** @param failed ends what else was begun for it; of what ended well nothing is left. */
+  end(failed: boolean): void {
     clearTimeout(this.#timer)
     this.#client.removeEventListener('abort', this.#onLeft)
-    this.#controller.abort(new Error('The request is over'))
+    if (failed) this.#controller.abort(new Error('The request is over'))
   }
 }
 

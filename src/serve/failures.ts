@@ -37,8 +37,20 @@ export function failureOf(thrown: unknown): Failure {
   if (thrown instanceof DeadlineError) return make(504, thrown.message, 'deadline_exceeded')
   if (thrown instanceof OutOfMemoryError) return make(503, 'The memory of this server does not hold this request', 'out_of_memory', null, after(5))
   if (thrown instanceof DisposedError) return make(503, 'The model is not loaded any more', 'model_gone')
-  if (thrown instanceof Error && 'code' in thrown && thrown.code === 'ENOSPC') return make(507, 'The disk of this server is full', 'disk_full')
+  if (isDiskFull(thrown)) return make(507, 'The disk of this server is full', 'disk_full')
   return make(500, 'An error inside the server: its log tells more under the id of this request', 'internal_error')
+}
+
+/** The code of the system's error that is behind what was thrown. */
+export function systemCode(thrown: unknown): string | undefined {
+  if (!(thrown instanceof Error)) return undefined
+  const { syscall, code, cause } = thrown as NodeJS.ErrnoException
+  return syscall === undefined ? systemCode(cause) : code
+}
+
+/** No space, no more of it for this user, or a file larger than this process may write. */
+export function isDiskFull(thrown: unknown): boolean {
+  return ['ENOSPC', 'EDQUOT', 'EFBIG'].includes(systemCode(thrown) ?? '')
 }
 
 function make(status: number, message: string, code: string | null, param: string | null = null, headers: Record<string, string> = {}): Failure {

@@ -1,9 +1,10 @@
-import { createReadStream } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { z } from 'zod'
 import { OptionError } from '../errors.js'
-import { limitedBody } from './body.js'
+import { readForm } from './form.js'
 import { RequestError } from './failures.js'
+import type { Stored } from './files.js'
 import type { Jobs } from './jobs.js'
 import type { Route } from './routes.js'
 
@@ -71,11 +72,14 @@ export function jobRoutes(jobs: Jobs): Route[] {
       links: { begin: { operationId: 'postV1Batches', requestBody: { input_file_id: '$response.body#/id', endpoint: '/v1/completions', completion_window: '24h' } } },
       answer: file,
       async handle({ request }) {
-        const form = await formOf(request)
-        const [purpose, given] = [form.get('purpose'), form.get('file')]
-        if (purpose !== 'batch') throw new OptionError('purpose', '`batch`, the only one here,', purpose)
-        if (!(given instanceof Blob)) throw new OptionError('file', 'a file', given)
-        return await files.add(new Uint8Array(await given.arrayBuffer()), (given as File).name.slice(0, 255), purpose)
+        const receive = (bytes: AsyncIterable<Uint8Array>): Promise<Stored> => files.store(bytes)
+        const discard = (stored: Stored): Promise<void> => files.discard(stored)
+        const { fields, file: given } = await readForm(request, { field: 'file', limit: maxFile, receive, discard })
+        const purpose = fields.get('purpose')
+        if (purpose === 'batch' && given !== undefined) return await files.keep(given.kept, given.name.slice(0, 255), purpose)
+        if (given === undefined) throw new OptionError('file', 'a file', fields.get('file'))
+        await discard(given.kept)
+        throw new OptionError('purpose', '`batch`, the only one here,', purpose)
       },
     },
     { method: 'get', path: '/v1/files', summary: 'The files, newest first', query: listQuery, answer: page(file), handle: ({ request }) => pageOf(files.list(), request) },
@@ -85,10 +89,12 @@ export function jobRoutes(jobs: Jobs): Route[] {
       path: '/v1/files/:file_id/content',
       summary: 'The text of a file',
       type: 'application/octet-stream',
-      handle({ name }) {
+      async handle({ name, request }) {
         const { id, bytes } = files.card(name)
-        const text = Readable.toWeb(createReadStream(files.pathOf(id))) as ReadableStream
-        return new Response(text, { headers: { 'content-type': 'application/octet-stream', 'content-length': String(bytes) } })
+        const headers = { 'content-type': 'application/octet-stream', 'content-length': String(bytes) }
+        // Of an answer to HEAD nobody reads the body, and so nobody would close the file.
+        if (request.method === 'HEAD') return new Response(null, { headers })
+        return new Response(Readable.toWeb((await open(files.pathOf(id))).createReadStream()) as ReadableStream, { headers })
       },
     },
     {
@@ -131,15 +137,4 @@ function pageOf(all: { id: string }[], request: Request): object {
   const start = after === null ? 0 : all.findIndex(({ id }) => id === after) + 1
   const data = all.slice(start, start + limit)
   return { object: 'list', data, first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null, has_more: start + limit < all.length }
-}
-
-async function formOf(request: Request): Promise<FormData> {
-  const type = request.headers.get('content-type') ?? ''
-  if (!/^multipart\/form-data *;/i.test(type)) throw new RequestError(415, 'unsupported_media_type', 'Expected a body with `content-type: multipart/form-data`')
-  const bytes = await limitedBody(request, maxFile)
-  try {
-    return await new Response(bytes, { headers: { 'content-type': type } }).formData()
-  } catch {
-    throw new RequestError(400, 'invalid_form', 'The body is not multipart/form-data')
-  }
 }

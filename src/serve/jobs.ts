@@ -1,13 +1,12 @@
 // OpenAI's batches over the batch job: one runs at a time, all are on disk, and one that was under way goes on after a restart.
-import { createReadStream } from 'node:fs'
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { mkdir, open, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
-import { runBatch } from '../batch/job.js'
+import { runBatch, writeFinished, type BatchOptions } from '../batch/job.js'
 import { identityOf, type Identity } from '../batch/identity.js'
 import type { Model } from '../model.js'
-import { RequestError } from './failures.js'
-import { Files, newId, writeSafely } from './files.js'
+import { isDiskFull, RequestError, systemCode } from './failures.js'
+import { Files, newId, removeUnfinished, writeSafely } from './files.js'
 
 /** As OpenAI shows a batch. */
 export interface BatchCard {
@@ -26,9 +25,17 @@ export interface BatchCard {
   cancelled_at?: number
   output_file_id?: string
   error_file_id?: string
-  errors?: { object: 'list'; data: { code: string; message: string; line: number | null; param: string | null }[] }
+  errors?: { object: 'list'; data: Problem[] }
   request_counts: { total: number; completed: number; failed: number }
   metadata: Record<string, string> | null
+}
+
+/** What kept a batch or a line of it from being run. */
+export interface Problem {
+  code: string
+  message: string
+  line: number | null
+  param: string | null
 }
 
 export interface JobsOptions {
@@ -69,6 +76,7 @@ export class Jobs {
   static async open(model: Model, { folder, modelFolder, instructionSet, names }: JobsOptions): Promise<Jobs> {
     const dir = join(folder, 'batches')
     await mkdir(dir, { recursive: true })
+    await removeUnfinished(dir)
     const jobs = new Jobs(model, await Files.open(join(folder, 'files')), await identityOf(model, modelFolder, instructionSet), names ?? [model.name], dir)
     for (const name of (await readdir(dir)).filter((each) => each.endsWith('.json'))) {
       const card = JSON.parse(await readFile(join(dir, name), 'utf8')) as BatchCard
@@ -136,37 +144,26 @@ export class Jobs {
         if (card.status !== 'cancelling') await this.#run(card, controller.signal)
       } catch (error) {
         if (this.#stopping.signal.aborted) return
-        if (!isCancelling(card)) await this.#fail(card, [{ code: 'batch_failed', message: error instanceof Error ? error.message : String(error), line: null, param: null }])
+        if (!isCancelling(card)) await this.#cutShort(card, 'failed', [problemOf(error)])
       } finally {
         this.#running = undefined
       }
-      if (isCancelling(card)) await this.#cancelled(card)
+      if (isCancelling(card)) await this.#cutShort(card, 'cancelled', [])
     }
   }
 
   async #run(card: BatchCard, signal: AbortSignal): Promise<void> {
-    const input = this.files.pathOf(card.input_file_id)
-    const output = join(this.#dir, `${card.id}.out`)
+    const job = this.#jobOf(card)
     if (card.status === 'validating') {
-      const errors = await problemsIn(input, card.endpoint, this.#names)
+      const errors = await problemsIn(job.input, card.endpoint, this.#names)
       signal.throwIfAborted()
-      if (errors.length > 0) return await this.#fail(card, errors)
+      if (errors.length > 0) return await this.#cutShort(card, 'failed', errors)
       Object.assign(card, { status: 'in_progress', in_progress_at: now() })
       await this.#save(card)
     }
     if (card.status === 'in_progress') {
       await runBatch(this.#model, {
-        input,
-        output,
-        identity: this.#identity,
-        modelName: this.#names[0] ?? this.#model.name,
-        text: false,
-        raw: false,
-        order: 'input',
-        shard: { index: 1, count: 1 },
-        seed: 0n,
-        sampling: {},
-        created: card.created_at,
+        ...job,
         concurrency: this.#model.plan.maxBatch,
         signal,
         onProgress: ({ total, finished, failed }) => (card.request_counts = { total, completed: finished - failed, failed }),
@@ -174,36 +171,53 @@ export class Jobs {
       Object.assign(card, { status: 'finalizing', finalizing_at: now() })
       await this.#save(card)
     }
-    await this.#finish(card, output)
+    await this.#publish(card, job.output)
+    Object.assign(card, { status: 'completed', completed_at: now() })
+    await this.#save(card)
+    await rm(job.output)
+  }
+
+  /** What a batch is to the batch job, now and after a restart. */
+  #jobOf(card: BatchCard): BatchOptions & { input: string; output: string } {
+    return {
+      input: this.files.pathOf(card.input_file_id),
+      output: join(this.#dir, `${card.id}.out`),
+      identity: this.#identity,
+      modelName: this.#names[0] ?? this.#model.name,
+      text: false,
+      raw: false,
+      order: 'input',
+      shard: { index: 1, count: 1 },
+      seed: 0n,
+      sampling: {},
+      created: card.created_at,
+    }
   }
 
   /** Lines with an answer go to one file, the others to another one. Their ids are those of the batch: done twice, it is done once. */
-  async #finish(card: BatchCard, output: string): Promise<void> {
-    const good: string[] = []
-    const bad: string[] = []
-    for await (const line of createInterface({ input: createReadStream(output) })) {
-      const { response } = JSON.parse(line) as { response: { status_code: number } | null }
-      ;(response?.status_code === 200 ? good : bad).push(`${line}\n`)
+  async #publish(card: BatchCard, output: string): Promise<void> {
+    const counts = { good: 0, bad: 0 }
+    for await (const line of await linesIn(output)) counts[kindOf(line)]++
+    const add = async (kind: 'good' | 'bad', name: string): Promise<string> => {
+      const stored = await this.files.store(linesOf(output, kind), `${card.id.replace('batch_', 'file-')}-${name}`)
+      return (await this.files.keep(stored, `${card.id}_${name}.jsonl`, 'batch_output')).id
     }
-    const id = card.id.replace('batch_', 'file-')
-    const add = async (lines: string[], kind: string): Promise<string> =>
-      (await this.files.add(Buffer.from(lines.join('')), `${card.id}_${kind}.jsonl`, 'batch_output', `${id}-${kind}`)).id
-    if (good.length > 0) card.output_file_id = await add(good, 'output')
-    if (bad.length > 0) card.error_file_id = await add(bad, 'error')
-    const counts = { total: good.length + bad.length, completed: good.length, failed: bad.length }
-    Object.assign(card, { status: 'completed', completed_at: now(), request_counts: counts })
-    await this.#save(card)
-    await rm(output)
+    if (counts.good > 0) card.output_file_id = await add('good', 'output')
+    if (counts.bad > 0) card.error_file_id = await add('bad', 'error')
+    card.request_counts = { total: Math.max(card.request_counts.total, counts.good + counts.bad), completed: counts.good, failed: counts.bad }
   }
 
-  async #fail(card: BatchCard, data: NonNullable<BatchCard['errors']>['data']): Promise<void> {
-    Object.assign(card, { status: 'failed', failed_at: now(), errors: { object: 'list', data } })
-    await this.#saveEnd(card)
-  }
-
-  async #cancelled(card: BatchCard): Promise<void> {
-    await Promise.all(['.out', '.out.journal'].map((end) => rm(join(this.#dir, card.id + end), { force: true })))
-    Object.assign(card, { status: 'cancelled', cancelled_at: now() })
+  /** The end of a batch that did not come to its last line. The lines that it finished stay, unless the disk has no room for them. */
+  async #cutShort(card: BatchCard, status: 'failed' | 'cancelled', problems: Problem[]): Promise<void> {
+    const { output, ...job } = this.#jobOf(card)
+    try {
+      if (existsSync(`${output}.journal`)) await writeFinished({ ...job, output })
+      if (existsSync(output)) await this.#publish(card, output)
+    } catch (error) {
+      problems.push(problemOf(error))
+    }
+    for (const path of [output, `${output}.journal`]) await rm(path, { force: true })
+    Object.assign(card, { status, [`${status}_at`]: now() }, problems.length > 0 ? { errors: { object: 'list', data: problems } } : {})
     await this.#saveEnd(card)
   }
 
@@ -222,6 +236,29 @@ export class Jobs {
   }
 }
 
+function problemOf(error: unknown): Problem {
+  const place = { line: null, param: null }
+  if (isDiskFull(error)) return { code: 'disk_full', message: 'The disk of this server is full: begin the rest of this batch again when it has room', ...place }
+  const system = systemCode(error)
+  // The system's own message would tell paths.
+  if (system !== undefined) return { code: 'batch_failed', message: `A file of this batch could not be read or written: ${system}`, ...place }
+  return { code: 'batch_failed', message: error instanceof Error ? error.message : String(error), ...place }
+}
+
+function kindOf(line: string): 'good' | 'bad' {
+  const { response } = JSON.parse(line) as { response: { status_code: number } | null }
+  return response?.status_code === 200 ? 'good' : 'bad'
+}
+
+/** Opened first: a stream of a file that is not there has nobody to tell it to. */
+async function linesIn(path: string): Promise<AsyncIterable<string>> {
+  return (await open(path)).readLines()
+}
+
+async function* linesOf(output: string, kind: 'good' | 'bad'): AsyncGenerator<string> {
+  for await (const line of await linesIn(output)) if (kindOf(line) === kind) yield `${line}\n`
+}
+
 function isCancelling({ status }: BatchCard): boolean {
   return status === 'cancelling'
 }
@@ -231,14 +268,14 @@ function now(): number {
 }
 
 /** What keeps a file from being run at all, line by line. */
-async function problemsIn(path: string, endpoint: string, names: readonly string[]): Promise<NonNullable<BatchCard['errors']>['data']> {
-  const found: NonNullable<BatchCard['errors']>['data'] = []
+async function problemsIn(path: string, endpoint: string, names: readonly string[]): Promise<Problem[]> {
+  const found: Problem[] = []
   const ids = new Set<string>()
   let number = 0
-  for await (const text of createInterface({ input: createReadStream(path), crlfDelay: Infinity })) {
+  for await (const text of await linesIn(path)) {
     number++
     if (text.trim() === '') continue
-    const problem = problemOf(text, endpoint, names, ids)
+    const problem = problemOfLine(text, endpoint, names, ids)
     if (problem !== undefined) found.push({ ...problem, line: number })
     if (found.length === mostErrors) return found
   }
@@ -246,7 +283,7 @@ async function problemsIn(path: string, endpoint: string, names: readonly string
   return found
 }
 
-function problemOf(text: string, endpoint: string, names: readonly string[], ids: Set<string>): { code: string; message: string; param: string | null } | undefined {
+function problemOfLine(text: string, endpoint: string, names: readonly string[], ids: Set<string>): Omit<Problem, 'line'> | undefined {
   let line: { custom_id?: unknown; method?: unknown; url?: unknown; body?: { model?: unknown } | null } | null
   try {
     line = JSON.parse(text) as typeof line

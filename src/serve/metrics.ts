@@ -1,6 +1,6 @@
 // What /metrics shows: counts of the engine, read when asked, and times of requests. Names of our own, and those of vLLM beside them, so that dashboards and
 // autoscalers made for it work here.
-import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { Counter, Gauge, Histogram, Registry, type Metric } from 'prom-client'
 import type { Model } from '../model.js'
 import type { NativeStats } from '../native.js'
 
@@ -43,6 +43,10 @@ export class Metrics {
     const total = this.#histograms('ewe_request_seconds', 'vllm:e2e_request_latency_seconds', 'From the call to its last token', seconds)
     const prompts = this.#histograms('ewe_request_prompt_tokens', 'vllm:request_prompt_tokens', 'Tokens of a prompt', tokens)
     const answers = this.#histograms('ewe_request_generated_tokens', 'vllm:request_generation_tokens', 'Tokens generated for a prompt', tokens)
+    const queued = this.#histograms('ewe_request_queue_seconds', 'vllm:request_queue_time_seconds', 'From the call to its first step', seconds)
+    const prefill = this.#histograms('ewe_request_prefill_seconds', 'vllm:request_prefill_time_seconds', 'From the first step to the first token', seconds)
+    const decode = this.#histograms('ewe_request_decode_seconds', 'vllm:request_decode_time_seconds', 'From the first token to the last', seconds)
+    for (const each of ['ewe_step_tokens', 'vllm:iteration_tokens_total']) this.#registry.registerMetric(new StepSizes(each, model) as unknown as Metric)
     const ended = this.#add(Counter, { name: 'ewe_requests_finished_total', help: 'Prompts by how they ended', labelNames: ['reason'] })
     const succeeded = this.#add(Counter, { name: 'vllm:request_success_total', help: 'Prompts answered', labelNames: ['finished_reason'] })
     this.#unwatch = model.watch({
@@ -51,6 +55,9 @@ export class Metrics {
         ended.inc({ reason: request.reason })
         if (request.reason === 'stop' || request.reason === 'length') succeeded.inc({ finished_reason: request.reason })
         if (request.firstToken !== undefined) firstToken(request.firstToken / 1000)
+        if (request.queue !== undefined) queued(request.queue / 1000)
+        if (request.prefill !== undefined) prefill(request.prefill / 1000)
+        if (request.decode !== undefined) decode(request.decode / 1000)
         total(request.total / 1000)
         prompts(request.promptTokens)
         answers(request.generatedTokens)
@@ -96,5 +103,28 @@ export class Metrics {
     return (value) => {
       for (const one of both) one.observe(value)
     }
+  }
+}
+
+/** A histogram that the engine itself keeps, so that no step needs a crossing for it. What prom-client asks of a metric. */
+class StepSizes {
+  readonly type = 'histogram'
+  readonly help = 'Tokens computed in a step of the engine'
+  readonly name: string
+  readonly #model: Model
+
+  constructor(name: string, model: Model) {
+    this.name = name
+    this.#model = model
+  }
+
+  get(): object {
+    const { rows, stepsByRows } = this.#model.stats()
+    const largest = stepsByRows.findLastIndex((count) => count > 0)
+    let count = 0
+    const buckets = stepsByRows.slice(0, Math.max(largest, 13) + 1).map((steps, i) => ({ metricName: `${this.name}_bucket`, labels: { le: 2 ** i }, value: (count += steps) }))
+    const all = { metricName: `${this.name}_bucket`, labels: { le: '+Inf' }, value: count }
+    const { name, help, type } = this
+    return { name, help, type, values: [...buckets, all, { metricName: `${name}_sum`, labels: {}, value: rows }, { metricName: `${name}_count`, labels: {}, value: count }] }
   }
 }

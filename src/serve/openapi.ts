@@ -55,6 +55,7 @@ function operation(route: Route, context: Context): object {
   const keyed = context.withKeys && route.open !== true
   const name = /:(\w+)/.exec(route.path)?.[1]
   if (keyed) fail(401, 'No key, or a wrong one', 'www-authenticate')
+  if (route.open !== true) fail(421, 'The Host header has a name that this server does not go by')
   if (route.body !== undefined || route.form !== undefined || route.query !== undefined) fail(400, 'The request is wrong: `param` names what')
   if (route.body !== undefined || route.form !== undefined) {
     fail(413, 'The body is too large')

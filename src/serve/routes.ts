@@ -5,6 +5,7 @@ import { chat, chatBody, complete, completionBody, type AnswerContext } from '..
 import { packageVersion } from '../package.js'
 import type { Call, Work } from './call.js'
 import { after, RequestError } from './failures.js'
+import type { Hosts } from './hosts.js'
 import type { Metrics } from './metrics.js'
 import type { Settings } from './settings.js'
 import { chatChunks, completionChunks, type Tally } from './stream.js'
@@ -17,6 +18,7 @@ export interface Service {
   settings: Settings
   work: Work
   metrics: Metrics
+  hosts: Hosts
   created: number
 }
 
@@ -39,7 +41,7 @@ export interface Route {
   /** With at most one name in it: `:file_id`, or `:model{.+}` for all that follows. */
   path: string
   summary: string
-  /** Answered without a key. */
+  /** Answered without a key, and under every name of the host: it tells nothing and does nothing that would need one. */
   open?: boolean
   /** It makes the model work: counted, drained, refused when the server is about to stop. */
   work?: boolean

@@ -1,6 +1,7 @@
 // The HTTP server: routes.ts says what there is, openai.ts what bodies mean, call.ts what is under way; here a request comes in and its answer goes out.
-import { createServer as createHttpServer, type Server as HttpServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { createServer as createHttpServer, STATUS_CODES, type Server as HttpServer } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { getRequestListener } from '@hono/node-server'
 import { Hono, type Context } from 'hono'
 import { cors } from 'hono/cors'
@@ -10,6 +11,7 @@ import { check } from '../options.js'
 import { readJson } from './body.js'
 import { Call, Work } from './call.js'
 import { clientLeft, errorResponse, failureOf, RequestError, type Failure } from './failures.js'
+import { Hosts } from './hosts.js'
 import { jobRoutes } from './job-routes.js'
 import { keyCheck } from './keys.js'
 import { Metrics } from './metrics.js'
@@ -54,7 +56,8 @@ export function createServer(model: Model, options: ServerOptions = {}): Server 
   const [first = model.name, ...aliases] = settings.names ?? []
   const work = new Work()
   const metrics = new Metrics(model, first)
-  const service: Service = { model, names: [first, ...aliases], settings, work, metrics, created: Math.floor(Date.now() / 1000) }
+  const hosts = new Hosts(settings.allowedHosts)
+  const service: Service = { model, names: [first, ...aliases], settings, work, metrics, hosts, created: Math.floor(Date.now() / 1000) }
   const app = application(service)
   const fetch = async (request: Request): Promise<Response> => await app.fetch(request)
 
@@ -78,7 +81,11 @@ export function createServer(model: Model, options: ServerOptions = {}): Server 
       if (http !== undefined) throw new ListenError('This server listens already')
       // Hono's own Request and Response would replace those of the whole process.
       const listener = getRequestListener(fetch, { overrideGlobalObjects: false, errorHandler: (thrown) => badRequest(service, thrown) })
-      const server = createHttpServer({ requestTimeout: 120_000, headersTimeout: 30_000, keepAliveTimeout: 30_000 }, (incoming, outgoing) => void listener(incoming, outgoing))
+      // A missing host has an answer of ours.
+      const limits = { requestTimeout: 120_000, headersTimeout: 30_000, keepAliveTimeout: 30_000, requireHostHeader: false }
+      const server = createHttpServer(limits, (incoming, outgoing) => void listener(incoming, outgoing))
+      server.on('clientError', (error: NodeJS.ErrnoException, socket) => answerNoRequest(service, error, socket))
+      hosts.listensAt(host, settings.apiKeys.length > 0)
       await opened(server, host, port)
       http = server
       const bound = server.address() as AddressInfo
@@ -131,18 +138,21 @@ function nameIn({ path }: Route, context: Context): string {
 
 /** One request from its head to the end of its answer. */
 async function dispatch(service: Service, route: Route, request: Request, name: string, authorized: (authorization: string | null) => boolean): Promise<Response> {
-  const { settings, work } = service
+  const { settings, work, hosts } = service
   const call = new Call(request, route.work === true ? settings.deadline : undefined)
   let over = false
   const end = (status: number, failure?: Failure, thrown?: unknown): void => {
     if (over) return
     over = true
     work.end(call)
-    call.end()
+    call.end(failure !== undefined)
     record(service, route, call, request, call.left ? clientLeft : status, failure, thrown)
   }
   let response: Response
   try {
+    if (route.open !== true && !hosts.allows(request)) {
+      throw new RequestError(421, 'host_not_allowed', 'This server does not go by that name: its option allowedHosts (--allowed-host) lists others than localhost')
+    }
     if (route.open !== true && !authorized(request.headers.get('authorization'))) {
       const headers = { 'www-authenticate': 'Bearer' }
       throw new RequestError(401, 'invalid_api_key', 'Expected `Authorization: Bearer KEY` with a key of this server', { headers })
@@ -190,6 +200,25 @@ function record({ settings: { log }, metrics }: Service, route: Route, call: Cal
 function badRequest({ metrics }: Service, thrown: unknown): Response {
   metrics.answered('none', 400)
   return errorResponse(failureOf(new RequestError(400, 'bad_request', thrown instanceof Error ? thrown.message : 'Bad request')))
+}
+
+/** What is no HTTP at all: Node would close the connection with a status alone. */
+function answerNoRequest({ metrics }: Service, { code }: NodeJS.ErrnoException, socket: Duplex): void {
+  const [status, text] = notRequests[code ?? ''] ?? [400, 'The request is not HTTP']
+  metrics.answered('none', status)
+  // Nothing may be written into an answer that is on its way, nor to a client that has gone.
+  if (!socket.writable || code === 'ECONNRESET' || (socket as Socket).bytesWritten > 0) {
+    socket.destroy()
+    return
+  }
+  const body = JSON.stringify(failureOf(new RequestError(status, 'bad_request', text)).body)
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`)
+}
+
+const notRequests: Record<string, [status: number, text: string]> = {
+  HPE_HEADER_OVERFLOW: [431, 'The head of the request is larger than 16 KiB'],
+  HPE_CHUNK_EXTENSIONS_OVERFLOW: [413, 'The chunks of the body have too long extensions'],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, 'The request took too long to arrive'],
 }
 
 async function opened(server: HttpServer, host: string, port: number): Promise<void> {

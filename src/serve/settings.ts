@@ -16,6 +16,13 @@ export const serverOptions = z.strictObject({
   apiKeys: z.array(z.string().min(1).max(1024)).max(1024).default([]),
   /** Origins whose web pages may call the server, or `*`. Default: none. */
   corsOrigins: z.array(z.string().min(1).max(256)).max(64).default([]),
+  /**
+   * Names, without ports, that the `Host` header of requests may have beside those of this machine (`localhost`, `127.0.0.1`, `[::1]`), or `*` for all:
+   * name the one that a reverse proxy passes on. Others get status 421; paths that need no key, such as `/health`, are answered under every name. Default:
+   * none beside this machine's where the server listens at one of its addresses and has no keys, so that no web page can reach it through a name of its
+   * own; else all.
+   */
+  allowedHosts: z.array(z.string().regex(/^(\*|[\w.-]{1,253}|\[[\da-fA-F:.]+\])$/, 'host names without ports, or *')).min(1).max(64).optional(),
   /** Largest body in bytes. Default 10 MB. */
   maxBody: z.int().min(1).max(1 << 30).default(10_000_000),
   /** Most new tokens that a request may ask for. Default: as many as the context takes. */

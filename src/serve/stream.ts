@@ -45,7 +45,9 @@ export interface Tally {
 export async function* completionChunks(model: Model, body: CompletionBody, context: AnswerContext, tally: Tally): AsyncGenerator<Chunk<CompletionChoice>> {
   const calls = await completionCalls(model, body, context)
   tally.promptTokens = calls.reduce((sum, { tokens }) => sum + tokens.length, 0)
-  const choices = merge(calls.map((call) => promptChoices(model, body, call, context.signal, tally)))
+  const sources = calls.map((call) => promptChoices(model, body, call, context.signal, tally))
+  const [only] = sources
+  const choices = sources.length === 1 && only !== undefined ? only : merge(sources)
   yield* chunks('text_completion', model, body, context, tally, choices)
 }
 

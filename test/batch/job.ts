@@ -259,12 +259,18 @@ test('a journal of other options or another input is refused, and stays', async 
 
 test('two jobs on one output: the second is refused, the first ends well', async () => {
   give(rows)
+  // Of two that begin at the same moment both may be refused.
+  const holding = async (): Promise<void> => {
+    while (!existsSync(`${output}.journal`)) await new Promise((resolve) => setImmediate(resolve))
+  }
   const first = run()
+  await holding()
   const link = join(folder, 'link.jsonl')
   assert.instance(await rejection(run()), BatchError)
   await first
   symlinkSync(output, link)
   const again = run()
+  await holding()
   assert.instance(await rejection(run({ output: link })), BatchError, 'by another name')
   await again
   assert.is(answers().length, rows.length)

@@ -181,7 +181,7 @@ static void pagesReturn(Run& run) {
   run.expect(failure.find("70 tokens need 5 pages of the cache, which has 4") == 0, "logits that do not fit: " + failure);
   int id = 0;
   const Status refused = small.engine().submit(request(37, 29, 1), &id);
-  run.expect(!refused.ok() && refused.failure().kind == Kind::memory, "a request that does not fit");
+  run.expect(!refused.ok() && refused.failure().kind == Kind::context, "a request that does not fit");
   run.expect(small.generate(request(37, 28, 1))[0].finish == Finish::length, "a request that fits just so is served");
 }
 

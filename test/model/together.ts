@@ -1,7 +1,7 @@
 // Many requests on one model at once: each answers as it would alone, and what orders and bounds them does so.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { DeadlineError, OptionError, OutOfMemoryError, QueueFullError, shippedModel, type Generation, type LoadOptions, type Model } from '../../src/index.js'
+import { ContextLengthError, DeadlineError, OptionError, QueueFullError, shippedModel, type Generation, type LoadOptions, type Model } from '../../src/index.js'
 import { load } from '../support/device.js'
 
 const questions = [
@@ -71,7 +71,7 @@ test('a queue that is full, a deadline that passes and a request that never fits
     const late = await model.complete([5, 6, 7], { maxNewTokens: 180, ignoreEos: true, deadline: 0.001 }).catch((error: unknown) => error)
     assert.instance(late, DeadlineError)
     const large = await model.complete([5, 6, 7], { maxNewTokens: 250 }).catch((error: unknown) => error)
-    assert.instance(large, OutOfMemoryError)
+    assert.instance(large, ContextLengthError)
     assert.match((large as Error).message, /252 tokens need 4 pages of the cache, which has 3/)
     assert.is((await model.complete([5, 6, 7], { maxNewTokens: 3, ignoreEos: true })).tokens.length, 3)
   })

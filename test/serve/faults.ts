@@ -1,6 +1,5 @@
 // What goes wrong: each fault has a clear answer, and the next good request is served.
-import { connect, type Socket } from 'node:net'
-import { once } from 'node:events'
+import { connect } from 'node:net'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Model } from '../../src/index.js'
@@ -194,74 +193,6 @@ test('limits of tokens and of time are kept', async () => {
   const late = await slow.post('/v1/completions', long)
   assert.equal([late.status, problemOf(late).code], [504, 'deadline_exceeded'])
   await served.idle()
-})
-
-test('a client that leaves ends its work, streaming or not', async () => {
-  for (const stream of [true, false]) {
-    await stillServes() // what was cancelled before is counted now
-    const { cancelled } = model.stats()
-    const leaving = new AbortController()
-    const request = served.post('/v1/completions', { ...long, stream }, { signal: leaving.signal })
-    await until('one that runs', () => model.stats().running === 1)
-    leaving.abort()
-    await request.then(() => assert.unreachable(), () => {})
-    await served.idle()
-    assert.is(model.stats().cancelled, cancelled + 1, `stream: ${stream}`)
-    assert.is(served.lines.at(-1)?.['status'], 499)
-  }
-})
-
-test('of 500 streams that clients leave, none goes on', async () => {
-  await stillServes()
-  const before = model.stats()
-  let left = 500
-  const one = async (): Promise<void> => {
-    while (left-- > 0) {
-      const random = numbers(left)
-      const leaving = new AbortController()
-      try {
-        const response = await fetch(`${served.url}/v1/completions`, {
-          method: 'POST',
-          headers: { 'content-type': 'application/json' },
-          body: JSON.stringify({ ...long, stream: true }),
-          signal: leaving.signal,
-        })
-        const reader = (response.body as ReadableStream<Uint8Array>).getReader()
-        for (let events = Math.floor(random() * 4); events > 0; events--) await reader.read()
-      } finally {
-        leaving.abort()
-      }
-    }
-  }
-  await Promise.all(Array.from({ length: 25 }, one))
-  await served.idle()
-  const now = model.stats()
-  assert.is(now.cancelled - before.cancelled, 500)
-  assert.is(now.failed, before.failed)
-  await stillServes()
-})
-
-test('200 slow clients keep nobody from being served', async () => {
-  const { port } = new URL(served.url)
-  const sockets: Socket[] = []
-  for (let i = 0; i < 200; i++) {
-    const socket = connect(Number(port), '127.0.0.1')
-    sockets.push(socket)
-    await once(socket, 'connect')
-    socket.on('error', () => {})
-  }
-  const text = 'POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"model": "lamb", "prompt": "'
-  let at = 0
-  const dripping = setInterval(() => {
-    for (const socket of sockets) socket.write(text.charAt(at) || ' ')
-    at++
-  }, 5)
-  for (let i = 0; i < 20; i++) await stillServes()
-  clearInterval(dripping)
-  assert.ok(at > 0)
-  assert.is(sockets.filter((socket) => socket.destroyed).length, 0)
-  for (const socket of sockets) socket.destroy()
-  await stillServes()
 })
 
 test('a full queue says when to try again, and serves on', async () => {

@@ -1,5 +1,5 @@
 // Files and batches, through OpenAI's client, and what is left of them after a restart.
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import OpenAI, { toFile, type APIError } from 'openai'
@@ -100,20 +100,54 @@ test('a file that cannot be run at all fails with its lines named', async () => 
   assert.is((await ended((await begin([''])).id)).errors?.data?.[0]?.code, 'empty_file')
 })
 
-test('a cancelled batch ends, and leaves nothing that runs', async () => {
-  const { id } = await begin(Array.from({ length: 300 }, (_, i) => line(i, { max_tokens: 200, ignore_eos: true })))
-  await until('lines that run', async () => (await client.batches.retrieve(id)).status === 'in_progress' && model.stats().running > 0)
+test('a cancelled batch ends, leaves nothing that runs, and keeps the lines that it finished', async () => {
+  const { id } = await begin([line(0, { n: 0 }), ...Array.from({ length: 300 }, (_, i) => line(i + 1, { max_tokens: 200, ignore_eos: true }))])
+  await until('lines that are done', async () => ((await client.batches.retrieve(id)).request_counts?.completed ?? 0) >= 3)
   await client.files.delete((await client.batches.retrieve(id)).input_file_id).then(
     () => assert.unreachable(),
     (error: unknown) => assert.is((error as APIError).code, 'file_in_use'),
   )
-  await client.batches.cancel(id)
-  assert.is((await ended(id)).status, 'cancelled')
+  assert.is((await client.batches.cancel(id)).status, 'cancelling')
+  const done = await ended(id)
+  assert.equal([done.status, typeof done.cancelling_at, typeof done.cancelled_at, done.errors], ['cancelled', 'number', 'number', undefined])
   await served.idle()
+  const [good, bad] = [linesOf(await textOf(done.output_file_id)), linesOf(await textOf(done.error_file_id))]
+  assert.equal(done.request_counts, { total: 301, completed: good.length, failed: 1 })
+  assert.ok(good.length >= 3 && good.length < 300, String(good.length))
+  assert.equal(bad.map((each) => each.custom_id), ['line-0'])
+  const places = good.map((each) => Number(each.custom_id.slice(5)))
+  assert.equal(places, [...places].sort((a, b) => a - b))
+  for (const each of good) assert.equal(Object.keys(each.response.body.choices[0] ?? {}), ['text', 'index', 'logprobs', 'finish_reason'])
+  assert.not.ok(readdirSync(join(folder, 'batches')).some((name) => name.startsWith(`${id}.out`)))
   await client.batches.cancel(id).then(
     () => assert.unreachable(),
     (error: unknown) => assert.is((error as APIError).status, 409),
   )
+})
+
+test('a batch that was cancelled while no server ran keeps its lines too, and one cancelled before its turn has none', async () => {
+  const slow = (count: number): object[] => Array.from({ length: count }, (_, i) => line(i, { max_tokens: 200, ignore_eos: true }))
+  const first = (await begin(slow(300))).id
+  const second = (await begin(slow(3))).id
+  await client.batches.cancel(second)
+  await until('lines that are done', async () => ((await client.batches.retrieve(first)).request_counts?.completed ?? 0) >= 3)
+  await served.server.drain()
+  // As a server leaves it that is killed between the two.
+  const path = join(folder, 'batches', `${first}.json`)
+  writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as object), status: 'cancelling' }))
+  await open()
+  const [long, short] = [await ended(first), await ended(second)]
+  assert.equal([long.status, short.status, short.output_file_id], ['cancelled', 'cancelled', undefined])
+  assert.ok(linesOf(await textOf(long.output_file_id)).length >= 3)
+})
+
+test('a batch whose file has gone fails, and the next one is run', async () => {
+  const { input_file_id, id } = await begin([line(1)])
+  await ended(id)
+  rmSync(join(folder, 'files', `${input_file_id}.data`))
+  const again = await ended((await client.batches.create({ input_file_id, endpoint: url, completion_window: '24h' })).id)
+  assert.equal([again.status, again.errors?.data?.map((each) => each.message)], ['failed', ['A file of this batch could not be read or written: ENOENT']])
+  assert.is((await ended((await begin([line(1)])).id)).status, 'completed')
 })
 
 test('a batch goes on after a restart, with the same output as one that was not stopped', async () => {
@@ -131,7 +165,7 @@ test('a batch goes on after a restart, with the same output as one that was not 
   assert.not.ok(existsSync(join(folder, 'batches', `${id}.out.journal`)))
   const listed = []
   for await (const batch of client.batches.list({ limit: 2 })) listed.push(batch.id)
-  assert.ok(listed.length === 6 && listed.includes(id), listed.join(' '))
+  assert.ok(listed.length === 11 && listed.includes(id), listed.join(' '))
 })
 
 test('what is wrong with an upload or a batch is refused', async () => {
