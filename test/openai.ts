@@ -182,6 +182,7 @@ const refused: [object, RegExp][] = [
   [{ messages: [{ role: 'tool', content: 'a' }] }, /`messages.0.role`/],
   [{ messages: [{ role: 'user', content: [{ type: 'image_url' }] }] }, /`messages.0.content`/],
   [{ messages, tools: [{}] }, /no tools/],
+  [{ messages, max_tokens: 5, max_completion_tokens: 6 }, /the same as max_completion_tokens/],
   [{ messages, top_logprobs: 1 }, /`top_logprobs`/],
   [{ messages, response_format: { type: 'json_schema' } }, /the only format there is/],
 ]

@@ -131,6 +131,8 @@ export const chatBody = z
     const first = body.messages.findIndex(({ role }) => role === 'user' || role === 'assistant')
     if (body.messages.at(-1)?.role !== 'user') refuse(['messages', body.messages.length - 1, 'role'], 'a conversation that ends with `user`, with that role')
     else if (body.messages[first]?.role !== 'user') refuse(['messages', first, 'role'], 'a conversation that begins with `user`, with that role')
+    const { max_tokens: most = null, max_completion_tokens: other = null } = body
+    if (most !== null && other !== null && most !== other) refuse(['max_tokens'], 'the same as max_completion_tokens, or none,')
     if (body.top_logprobs !== undefined && !body.logprobs) refuse(['top_logprobs'], 'none without `logprobs`: true,')
   })
   .meta({ id: 'ChatCompletionRequest' })
