@@ -106,7 +106,7 @@ test('what is no request is counted', async () => {
 
 test('300 connections that say nothing, or the beginning of a head over and over, keep nobody from being served', async () => {
   const sockets = Array.from({ length: 300 }, open)
-  for (const socket of sockets) socket.on('error', () => {})
+  for (const socket of sockets) socket.on('error', () => {}).resume()
   await until('connections', () => sockets.every((socket) => !socket.connecting))
   sockets.forEach((socket, i) => i % 2 === 0 && socket.write('GET /live HTTP/1.1\r\nhost: localhost\r\n'))
   let sent = 0
