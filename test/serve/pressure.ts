@@ -90,7 +90,10 @@ test('of 500 streams that clients leave, none goes on', async () => {
   await Promise.all(Array.from({ length: 25 }, one))
   await served.idle()
   const now = model.stats()
-  assert.is(now.cancelled - before.cancelled, 500)
+  // On a busy machine one or the other may come to its end before its client has left.
+  const [cancelled, finished] = [now.cancelled - before.cancelled, now.finished - before.finished]
+  assert.is(cancelled + finished, 500)
+  assert.ok(finished < 50, `${finished} came to their end`)
   assert.equal([now.failed, now.pagesUsed, now.running], [before.failed, 0, 0])
   await stillServes()
 })
