@@ -22,6 +22,8 @@ export interface AnswerContext {
   model: string
   /** Seed of a prompt, by its place in the body, where the body has none. Default: random ones. */
   seed?: ((prompt: number) => bigint) | undefined
+  /** What a completions body without `parse_special` means. Default false. */
+  parseSpecial?: boolean | undefined
   priority?: number | undefined
   /** Milliseconds. */
   deadline?: number | undefined
@@ -122,9 +124,11 @@ export function usageOf(promptTokens: number, completionTokens: number): Usage {
 export async function completionCalls(model: Model, body: CompletionBody, context: AnswerContext): Promise<CompletionCall[]> {
   const prompts = promptsOf(body.prompt)
   const best = body.best_of ?? body.n
+  const special = body.parse_special ?? context.parseSpecial ?? false
+  const encode = (text: string): Promise<Int32Array> => (special ? model.tokenizer.encodeWithSpecial(text) : model.tokenizer.encode(text))
   return await Promise.all(
     prompts.map(async (given, prompt) => {
-      const tokens = typeof given === 'string' ? await model.tokenizer.encode(given) : idsOf(model, given, prompt)
+      const tokens = typeof given === 'string' ? await encode(given) : idsOf(model, given, prompt)
       const left = Math.max(1, model.plan.maxContext - tokens.length)
       const options: CompleteOptions = {
         ...commonOptions(body, context, prompt),

@@ -110,6 +110,19 @@ test('tokens of one text keep the larger value, and can be told apart by ids', a
   assert.equal(columns({ return_tokens_as_token_ids: true }), [{ [`token_id:${first}`]: -2, [`token_id:${second}`]: -1 }])
 })
 
+test("a template written in a prompt is plain text, and the model's when the body or the caller says so", async () => {
+  const prompt = `### Instruction:\n${japan}\n\n### Response:\n`
+  const special = [...(await model.tokenizer.encodeWithSpecial(prompt))]
+  const plain = [...(await model.tokenizer.encode(prompt))]
+  assert.ok(special.length < plain.length)
+  const asked = async (body: object, more: object = {}): Promise<number> => (await completed({ prompt, max_tokens: 1, ...body }, more)).usage.prompt_tokens
+  assert.is(await asked({}), plain.length)
+  assert.is(await asked({ parse_special: true }), special.length)
+  assert.is(await asked({}, { parseSpecial: true }), special.length)
+  assert.is(await asked({ parse_special: false }, { parseSpecial: true }), plain.length)
+  assert.match((await completed({ prompt, max_tokens: 24, temperature: 0, parse_special: true })).choices[0]?.text ?? '', /Tokyo/)
+})
+
 test('best_of gives the samples with the best log-probability a token', async () => {
   const body = { prompt: 'Once upon a time', max_tokens: 8, seed: 3, temperature: 1 }
   const all = (await completed({ ...body, n: 8, logprobs: 0 })).choices

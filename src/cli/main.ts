@@ -67,6 +67,7 @@ function program(): Command {
     .option('--served-model-name <name>', 'what requests call the model; the first is its id, the others aliases (default: its Hub id or folder)', append)
     .option('--allowed-host <name>', 'requests may call this server so beside localhost, as behind a reverse proxy; * for any name (default: any; none without keys on this machine)', append)
     .option('--cors-origin <origin>', 'web pages of this origin, or *, may call the server; may be given several times (default: none)', append)
+    .option('--parse-special', 'special tokens typed in texts of /v1/completions and /tokenize count as such: for callers that make the template themselves')
     .option('--max-body <bytes>', 'largest request (default: 10000000)', wholeNumber)
     .option('--max-tokens <count>', 'most new tokens that a request may ask for (default: what the context takes)', wholeNumber)
     .option('--max-batch <count>', 'most sequences that run at a time (default: 32 on the CPU, 256 on a card)', wholeNumber)

@@ -17,6 +17,7 @@ export interface ServeFlags extends ModelFlags {
   servedModelName?: string[]
   corsOrigin?: string[]
   allowedHost?: string[]
+  parseSpecial?: boolean
   maxBody?: number
   maxTokens?: number
   timeout?: number
@@ -82,10 +83,10 @@ function optionsOf(flags: ServeFlags): ServerOptions & { apiKeys: string[] } {
   const apiKeys = flags.apiKey ?? (fromEnvironment === '' ? [] : [fromEnvironment])
   // What is wrong with a key is told without the key.
   if (apiKeys.some((key) => !/^[\x21-\x7e]{1,1024}$/.test(key))) throw new OptionError('--api-key', 'a key of 1 to 1024 characters of ASCII without spaces', undefined)
-  const { servedModelName: names, corsOrigin: corsOrigins, allowedHost: allowedHosts, maxBody, maxTokens, timeout, drainTimeout, quiet } = flags
+  const { servedModelName: names, corsOrigin: corsOrigins, allowedHost: allowedHosts, parseSpecial, maxBody, maxTokens, timeout, drainTimeout, quiet } = flags
   if (timeout === 0) throw new OptionError('--timeout', 'at least 1 second', timeout)
   if (drainTimeout !== undefined && drainTimeout > 86_400) throw new OptionError('--drain-timeout', 'at most 86400 seconds', drainTimeout)
-  const options = { apiKeys, ...given({ names, corsOrigins, allowedHosts, maxBody, maxTokens, deadline: timeout === undefined ? undefined : timeout * 1000 }) }
+  const options = { apiKeys, ...given({ names, corsOrigins, allowedHosts, parseSpecial, maxBody, maxTokens, deadline: timeout === undefined ? undefined : timeout * 1000 }) }
   checkFlags(serverOptions, options)
   // On stderr, as all that is no data; the level as a word, the time as others can read it.
   const log = pino({ base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (level) => ({ level }) } }, pino.destination({ dest: 2, sync: true }))

@@ -85,6 +85,8 @@ export const completionBody = z
     echo: z.boolean().nullish().transform((value) => value ?? false),
     logprobs: optional(z.int().min(0).max(20)),
     suffix: unsupported('none: text is continued, not filled in,', (value) => value === '', { const: '' }),
+    /** Special tokens in prompts that are texts count as such. Otherwise, and by default, they are plain text, so that no prompt can forge a template. */
+    parse_special: z.boolean().nullish().transform((value) => value ?? undefined),
     ignore_eos: z.boolean().nullish().transform((value) => value ?? false),
     /** Name tokens in log-probabilities `token_id:N`, not by their text. */
     return_tokens_as_token_ids: z.boolean().nullish().transform((value) => value ?? false),

@@ -56,6 +56,7 @@ const batch = z
     metadata: pairs.nullable(),
   })
   .meta({ id: 'Batch' })
+const noPlace = { 404: 'Nothing has the id of `after`' }
 const listQuery = z.object({ limit: z.int().min(1).max(10_000).default(20), after: z.string().optional() })
 const page = <T extends z.ZodType>(one: T) => z.object({ object: z.literal('list'), data: z.array(one), first_id: z.string().nullable(), last_id: z.string().nullable(), has_more: z.boolean() })
 
@@ -82,7 +83,7 @@ export function jobRoutes(jobs: Jobs): Route[] {
         throw new OptionError('purpose', '`batch`, the only one here,', purpose)
       },
     },
-    { method: 'get', path: '/v1/files', summary: 'The files, newest first', query: listQuery, answer: page(file), handle: ({ request }) => pageOf(files.list(), request) },
+    { method: 'get', path: '/v1/files', summary: 'The files, newest first', query: listQuery, refusals: noPlace, answer: page(file), handle: ({ request }) => pageOf(files.list(), request) },
     { method: 'get', path: '/v1/files/:file_id', summary: 'About one file', answer: file, handle: ({ name }) => files.card(name) },
     {
       method: 'get',
@@ -122,7 +123,7 @@ export function jobRoutes(jobs: Jobs): Route[] {
         return jobs.create({ input_file_id, endpoint, completion_window, metadata: metadata ?? null })
       },
     },
-    { method: 'get', path: '/v1/batches', summary: 'The batches, newest first', query: listQuery, answer: page(batch), handle: ({ request }) => pageOf(jobs.list(), request) },
+    { method: 'get', path: '/v1/batches', summary: 'The batches, newest first', query: listQuery, refusals: noPlace, answer: page(batch), handle: ({ request }) => pageOf(jobs.list(), request) },
     { method: 'get', path: '/v1/batches/:batch_id', summary: 'About one batch', answer: batch, handle: ({ name }) => jobs.card(name) },
     { method: 'post', path: '/v1/batches/:batch_id/cancel', summary: 'Ends a batch early', refusals: { 409: 'It has ended already' }, answer: batch, handle: ({ name }) => jobs.cancel(name) },
   ]
@@ -135,6 +136,7 @@ function pageOf(all: { id: string }[], request: Request): object {
   if (!Number.isInteger(limit) || limit < 1 || limit > 10_000) throw new OptionError('limit', 'a whole number from 1 to 10000', query.get('limit'))
   const after = query.get('after')
   const start = after === null ? 0 : all.findIndex(({ id }) => id === after) + 1
+  if (after !== null && start === 0) throw new RequestError(404, 'not_found', 'There is nothing of that id to go on after', { param: 'after' })
   const data = all.slice(start, start + limit)
   return { object: 'list', data, first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null, has_more: start + limit < all.length }
 }

@@ -43,6 +43,8 @@ export interface Route {
   summary: string
   /** Answered without a key, and under every name of the host: it tells nothing and does nothing that would need one. */
   open?: boolean
+  /** Asked again and again by who watches the server: good answers are not logged. */
+  watched?: boolean
   /** It makes the model work: counted, drained, refused when the server is about to stop. */
   work?: boolean
   body?: z.ZodType
@@ -134,7 +136,7 @@ const ok = z.object({ status: z.string() }).meta({ id: 'Status' })
 const model = z.string().nullish()
 
 const tokenizeBody = z
-  .looseObject({ model, prompt: z.string(), add_special_tokens: z.boolean().nullish(), return_token_strs: z.boolean().nullish() })
+  .looseObject({ model, prompt: z.string(), add_special_tokens: z.boolean().nullish(), parse_special: z.boolean().nullish(), return_token_strs: z.boolean().nullish() })
   .meta({ id: 'TokenizeRequest' })
 const detokenizeBody = z
   .looseObject({
@@ -217,14 +219,14 @@ export const routes: readonly Route[] = [
   {
     method: 'post',
     path: '/tokenize',
-    summary: 'Token ids of a text, in which nothing is special',
+    summary: 'Token ids of a text, in which nothing is special unless `parse_special` says so',
     body: tokenizeBody,
     answer: z.object({ tokens: z.array(z.int()), count: z.int(), max_model_len: z.int(), token_strs: z.array(z.string()).optional() }).meta({ id: 'Tokens' }),
     async handle({ service, body }) {
-      const { prompt, model: named, return_token_strs: withTexts } = body as z.output<typeof tokenizeBody>
+      const { prompt, model: named, parse_special: special, return_token_strs: withTexts } = body as z.output<typeof tokenizeBody>
       checkModel(service, named)
       const { tokenizer, plan } = service.model
-      const tokens = [...(await tokenizer.encode(prompt))]
+      const tokens = [...(await ((special ?? service.settings.parseSpecial) ? tokenizer.encodeWithSpecial(prompt) : tokenizer.encode(prompt)))]
       const texts = withTexts === true ? { token_strs: tokens.map((token) => tokenizer.idToToken(token) ?? '') } : {}
       return { tokens, count: tokens.length, max_model_len: plan.maxContext, ...texts }
     },
@@ -260,6 +262,7 @@ export const routes: readonly Route[] = [
   {
     method: 'get',
     path: '/health',
+    watched: true,
     summary: 'Whether the model is loaded',
     open: true,
     answer: ok,
@@ -268,10 +271,11 @@ export const routes: readonly Route[] = [
       return { status: 'ok' }
     },
   },
-  { method: 'get', path: '/live', summary: 'Whether the process answers', open: true, answer: ok, handle: () => ({ status: 'ok' }) },
+  { method: 'get', path: '/live', watched: true, summary: 'Whether the process answers', open: true, answer: ok, handle: () => ({ status: 'ok' }) },
   {
     method: 'get',
     path: '/ready',
+    watched: true,
     summary: 'Whether new work is taken: not any more when the server is about to stop',
     open: true,
     answer: ok,
@@ -284,6 +288,7 @@ export const routes: readonly Route[] = [
   {
     method: 'get',
     path: '/metrics',
+    watched: true,
     summary: 'Counts and times for Prometheus',
     type: 'text/plain',
     async handle({ service: { metrics } }) {
@@ -306,8 +311,8 @@ function counted<T extends { usage: z.output<typeof usage> }>(call: Call, answer
   return answer
 }
 
-function contextOf({ names }: Service, call: Call, kind: string): AnswerContext {
-  return { id: `${kind}-${call.id.replace(/^req_/, '')}`, created: Math.floor(Date.now() / 1000), model: names[0], signal: call.signal }
+function contextOf({ names, settings: { parseSpecial } }: Service, call: Call, kind: string): AnswerContext {
+  return { id: `${kind}-${call.id.replace(/^req_/, '')}`, created: Math.floor(Date.now() / 1000), model: names[0], parseSpecial, signal: call.signal }
 }
 
 function checkAsked(service: Service, named: string | undefined, maxTokens: number | undefined, param: string): void {

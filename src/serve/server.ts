@@ -187,7 +187,7 @@ function isEvents(answer: Answer): answer is Extract<Answer, { events: unknown }
 /** The line of a request in the log, and its count. */
 function record({ settings: { log }, metrics }: Service, route: Route, call: Call, request: Request, status: number, failure?: Failure, thrown?: unknown): void {
   metrics.answered(route.path, status)
-  if (log === undefined) return
+  if (log === undefined || (route.watched === true && status < 400)) return
   const ms = Math.round(performance.now() - call.started)
   const error = failure === undefined || status === clientLeft ? {} : { code: failure.body.error.code }
   const fields = { id: call.id, method: request.method, route: route.path, status, ms, ...call.fields, ...error }

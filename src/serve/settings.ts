@@ -23,6 +23,11 @@ export const serverOptions = z.strictObject({
    * own; else all.
    */
   allowedHosts: z.array(z.string().regex(/^(\*|[\w.-]{1,253}|\[[\da-fA-F:.]+\])$/, 'host names without ports, or *')).min(1).max(64).optional(),
+  /**
+   * Special tokens, such as `### Instruction:`, count as such in the texts of `/v1/completions` and `/tokenize` whose bodies do not say `parse_special`: for
+   * callers that make the template themselves, as evaluations do. Default false: they are plain text, and nobody who writes a part of a prompt can forge one.
+   */
+  parseSpecial: z.boolean().default(false),
   /** Largest body in bytes. Default 10 MB. */
   maxBody: z.int().min(1).max(1 << 30).default(10_000_000),
   /** Most new tokens that a request may ask for. Default: as many as the context takes. */

@@ -32,7 +32,7 @@ def run(server, tmp_path_factory):
     """Runs tasks; gives for each one its scores, and its samples in order."""
     home = tmp_path_factory.mktemp('home')
 
-    def run(model, path, tasks, arguments, batch, *more):
+    def run(model, path, tasks, arguments, batch, *more, server=server):
         out = tmp_path_factory.mktemp('out')
         command = [Path(sys.executable).with_name('lm_eval'), 'run', '--model', model, '--tasks', ','.join(tasks), '--include_path', 'test/clients/tasks']
         command += ['--model_args', f'model=lamb,base_url={server.url}{path},max_length=512,custom_prefix_token_id={END},{arguments}', '--batch_size', batch, '--output_path', out, '--log_samples', *more]
@@ -125,6 +125,17 @@ def test_continued_texts_are_those_of_the_library(completions, own):
         right = sum(text.lstrip() == sample['doc']['response'] for text, sample in zip(own['complete'], samples))
         assert scores['exact_match,trimmed'] == right / 100, name
     assert len(set(own['complete'])) > 50
+
+
+def test_templates_in_texts_are_read_where_the_server_reads_special_tokens(run, chats):
+    server = Server('--parse-special')
+    try:
+        scores, samples = run('local-completions', '/v1/completions', ['lamb_template'], 'num_concurrent=16,tokenized_requests=False', 1, server=server)['lamb_template']
+    finally:
+        server.stop()
+    assert [text.strip() for text in responses(samples)] == responses(chats['one at a time']['lamb_answers'][1])
+    print(f'\nlamb_template: {scores}')
+    assert scores['exact_match,trimmed'] > 0.85
 
 
 def test_chats_are_answered_as_by_the_library(chats, own):

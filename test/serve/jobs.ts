@@ -150,6 +150,16 @@ test('a batch whose file has gone fails, and the next one is run', async () => {
   assert.is((await ended((await begin([line(1)])).id)).status, 'completed')
 })
 
+test('a list goes on after an id, and says so when there is none of it', async () => {
+  for (const i of [1, 2]) await upload([line(i)])
+  const idsOf = async (query: { limit: number; after?: string }): Promise<string[]> => (await client.files.list(query)).data.map(({ id }) => id)
+  const [first = '', second] = await idsOf({ limit: 100 })
+  assert.equal(await idsOf({ limit: 1 }), [first])
+  assert.equal(await idsOf({ limit: 1, after: first }), [second])
+  const error = (await client.batches.list({ after: 'batch_gone' }).catch((thrown: unknown) => thrown)) as APIError
+  assert.equal([error.status, error.param], [404, 'after'])
+})
+
 test('a batch goes on after a restart, with the same output as one that was not stopped', async () => {
   const lines = Array.from({ length: 60 }, (_, i) => line(i, { max_tokens: 20, temperature: 1, ignore_eos: true }))
   const whole = await ended((await begin(lines)).id)

@@ -162,6 +162,17 @@ test('text becomes ids and ids become text, and the special tokens are told', as
   assert.ok('bos_token' in info && 'pad_token' in info && 'chat_template' in info)
 })
 
+test('a server for callers that make the template reads special tokens in texts, unless a body says otherwise', async () => {
+  const trusting = await Served.over(served.model, { parseSpecial: true })
+  const prompt = '### Instruction:\nName a fruit.\n\n### Response:\n'
+  const count = async (body: object): Promise<number> => (await trusting.json<{ count: number }>('/tokenize', { prompt, ...body })).count
+  const special = (await served.model.tokenizer.encodeWithSpecial(prompt)).length
+  assert.is(await count({}), special)
+  assert.ok((await count({ parse_special: false })) > special)
+  assert.is((await trusting.json<Completion>('/v1/completions', { model: 'lamb', prompt, max_tokens: 1 })).usage?.prompt_tokens, special)
+  await trusting.server.close()
+})
+
 test('health, readiness and version are told', async () => {
   for (const path of ['/health', '/live', '/ready']) assert.equal([(await served.get(path)).status, (await served.get(path)).text], [200, '{"status":"ok"}'], path)
   assert.match((await served.get('/version')).text, /^\{"version":"\d+\.\d+\.\d+"\}$/)
@@ -207,7 +218,9 @@ test('the log has a line for each request, with counts and without text', async 
   await served.json('/v1/completions', { model: 'lamb', prompt: secret, max_tokens: 3, seed: 1, ignore_eos: true }, { headers: { 'x-request-id': 'mine-1' } })
   await served.events('/v1/completions', { model: 'lamb', prompt: secret, max_tokens: 3, seed: 1, ignore_eos: true })
   await served.post('/v1/completions', { model: secret, prompt: secret, stop: secret, n: secret })
-  const [first, second, third] = served.lines
+  for (const path of ['/health', '/live', '/ready', '/metrics']) await served.get(path) // watched again and again: no lines
+  const [first, second, third, fourth] = served.lines
+  assert.is(fourth, undefined)
   assert.is(first?.['id'], 'mine-1')
   assert.equal([first?.['status'], first?.['promptTokens'], first?.['completionTokens']], [200, second?.['promptTokens'], 3])
   assert.equal([second?.['status'], second?.['stream'], second?.['completionTokens']], [200, true, 3])
