@@ -28,7 +28,7 @@
        'include_dirs': ['test/ops'], 'cflags': ['-O1']},
     ]}, {'targets': [
       {'target_name': 'ewe', 'type': 'loadable_module', 'sources': ['<!@(node scripts/sources.mjs addon)'], 'dependencies': ['native'],
-       'include_dirs': ['<!@(node scripts/sources.mjs includes)'], 'defines': ['NAPI_VERSION=9', 'EWE_VERSION="<!(node scripts/sources.mjs version)"'],
+       'include_dirs': ['<!@(node scripts/sources.mjs includes)'], 'defines': ['NAPI_VERSION=9', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', 'EWE_VERSION="<!(node scripts/sources.mjs version)"'],
        'ldflags': ['-Wl,-s', '-Wl,--version-script,<(module_root_dir)/native/napi/exports.map']},
     ]}],
   ],

@@ -27,7 +27,7 @@ export class Engine {
     this.#native = native
   }
 
-  /** Loads the weights. Throws CheckpointError, DeviceError, OutOfMemoryError, or the signal's reason. */
+  /** Loads the weights. Throws CheckpointError, DeviceError, OutOfMemoryError, the signal's reason, or what `onProgress` threw. */
   static async load(
     checkpoint: NativeCheckpoint,
     options: NativeLoadOptions,
@@ -39,14 +39,25 @@ export class Engine {
     const native = new (loadNative().Engine)()
     const engine = new Engine(native)
     const abort = (): void => native.abortLoad()
+    let failure: { reason: unknown } | undefined
+    const tell = (done: number, total: number): void => {
+      try {
+        if (failure === undefined) onProgress?.({ done, total })
+      } catch (reason) {
+        failure = { reason }
+        abort()
+      }
+    }
     signal?.addEventListener('abort', abort, { once: true })
     native.onEvents(Engine.#listen(engine))
     try {
-      await engine.#track(native.load(checkpoint, options, (done, total) => onProgress?.({ done, total })))
+      await engine.#track(native.load(checkpoint, options, tell))
+      if (failure !== undefined) throw failure.reason
       if (text !== undefined) native.setText(text.bytes, text.ends, text.special)
     } catch (thrown) {
       await engine.#track(native.dispose())
       signal?.throwIfAborted()
+      if (failure !== undefined) throw failure.reason
       throw fromNative(thrown, caller)
     } finally {
       signal?.removeEventListener('abort', abort)

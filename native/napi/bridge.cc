@@ -21,12 +21,7 @@ void Bridge::post(Task task) {
   if (closed_) return;
   tasks_.push_back(std::move(task));
   // One call is on its way while there are tasks: it takes them all.
-  if (tasks_.size() > 1) return;
-  // After napi_closing the function may not be touched again.
-  if (napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking) != napi_ok) {
-    closed_ = true;
-    tasks_.clear();
-  }
+  if (tasks_.size() == 1) call();
 }
 
 void Bridge::setActive(Napi::Env env, bool active) {
@@ -49,15 +44,40 @@ void Bridge::close() {
 }
 
 void Bridge::run(napi_env env, napi_value, void* context, void*) {
+  // Node empties its queue so, after finalize(): the context is gone.
+  if (env == nullptr) return;
   std::shared_ptr<Bridge> bridge = *static_cast<std::shared_ptr<Bridge>*>(context);
   std::vector<Task> tasks;
   {
     std::lock_guard<std::mutex> lock(bridge->mutex_);
     tasks.swap(bridge->tasks_);
   }
-  if (env == nullptr) return;
   Napi::HandleScope scope(env);
-  for (Task& task : tasks) task(env);
+  for (size_t i = 0; i < tasks.size(); i++) {
+    try {
+      tasks[i](env);
+    } catch (const Napi::Error& error) {
+      bridge->putBack({std::make_move_iterator(tasks.begin() + long(i) + 1), std::make_move_iterator(tasks.end())});
+      // An uncaught exception of the event loop; of a worker that is being ended, which runs no more JavaScript, nothing.
+      error.ThrowAsJavaScriptException();
+      return;
+    }
+  }
+}
+
+void Bridge::putBack(std::vector<Task> tasks) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (closed_ || tasks.empty()) return;
+  const bool called = !tasks_.empty();
+  tasks_.insert(tasks_.begin(), std::make_move_iterator(tasks.begin()), std::make_move_iterator(tasks.end()));
+  if (!called) call();
+}
+
+// After napi_closing the function may not be touched again.
+void Bridge::call() {
+  if (napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking) == napi_ok) return;
+  closed_ = true;
+  tasks_.clear();
 }
 
 void Bridge::finalize(napi_env, void* data, void*) {

@@ -22,6 +22,8 @@ class Bridge : public std::enable_shared_from_this<Bridge> {
   void close();
 
  private:
+  void putBack(std::vector<Task> tasks);
+  void call();
   static void run(napi_env env, napi_value, void* context, void*);
   static void finalize(napi_env env, void* data, void*);
 

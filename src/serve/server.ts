@@ -113,8 +113,9 @@ function application(service: Service): Hono {
     app.use(cors({ origin, allowHeaders: ['authorization', 'content-type', 'x-request-id'], exposeHeaders: ['x-request-id', 'retry-after'], maxAge: 600 }))
   }
   const document: Route = { method: 'get', path: '/openapi.json', summary: 'This document', open: true, type: 'application/json', handle: () => described }
-  const routes = [...pageRoutes(), ...apiRoutes, ...(settings.jobs === undefined ? [] : jobRoutes(settings.jobs)), document]
-  const described = openapi(routes, { names: service.names, vocab: model.config.vocab, maxTokens: settings.maxTokens ?? model.plan.maxContext, withKeys: settings.apiKeys.length > 0 })
+  const interfaces = [...apiRoutes, ...(settings.jobs === undefined ? [] : jobRoutes(settings.jobs)), document]
+  const routes = [...pageRoutes(), ...interfaces]
+  const described = openapi(interfaces, { names: service.names, vocab: model.config.vocab, maxTokens: settings.maxTokens ?? model.plan.maxContext, withKeys: settings.apiKeys.length > 0 })
   const authorized = settings.apiKeys.length === 0 ? () => true : keyCheck(settings.apiKeys)
   const answer = (route: Route) => (context: Context) => dispatch(service, route, context.req.raw, nameIn(route, context), authorized)
   for (const route of routes) app.on(route.method, route.path, answer(route))

@@ -41,13 +41,14 @@ test('a job killed again and again, at any moment, gives the same output to the 
   assert.is(whole.toString().trimEnd().split('\n').length, 60)
   rmSync(output)
   const seed = Number(process.env['EWE_TEST_SEED'] ?? Date.now() % 1_000_000)
+  const most = Number(process.env['EWE_TEST_KILLS'] ?? 25)
   const draw = random(seed)
   const journal = `${output}.journal`
   let kills = 0
   let kept = 0
   let jobs = 0
   // Some kills come at a time, from the start of the process on; others when the journal has grown, so that there are many in every part of the work.
-  while (kills < 25) {
+  while (kills < most) {
     const run = start(command)
     const before = existsSync(journal) ? statSync(journal).size : 0
     const ended = once(run.child, 'exit')

@@ -299,6 +299,18 @@ test('loading can be aborted, before and while it runs', async () => {
   else assert.is(outcome, reason)
 })
 
+test('what the function for progress throws is what loading rejects with', async () => {
+  const reason = new Error('mine')
+  const error = await rejection(
+    load('models/lamb', {
+      onProgress: () => {
+        throw reason
+      },
+    }),
+  )
+  assert.is(error, reason)
+})
+
 test('progress rises to the whole', async () => {
   const seen: number[] = []
   let whole = 0

@@ -15,7 +15,7 @@ import { Served, loadLamb, long, question, until } from './served.js'
 const { shots } = parseArgs({ options: { shots: { type: 'string' } } }).values
 const browser: Browser = await openBrowser()
 // A long context and slow arithmetic: what should be seen under way lasts long enough.
-const model = await loadLamb({ maxBatch: 1, maxQueue: 1, threads: 1, instructionSet: 'plain', maxContext: 16_384 })
+const model = await loadLamb({ maxBatch: 1, maxQueue: 1, threads: 1, instructionSet: 'plain', maxContext: 65_536 })
 const served = await Served.over(model)
 const others: Served[] = []
 const folder = mkdtempSync(join(tmpdir(), 'ewe-page-'))
