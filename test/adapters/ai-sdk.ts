@@ -7,7 +7,7 @@ import { versions, type Specifications } from './versions.js'
 
 let model: Model
 test.before(async () => {
-  model = await Model.load(shippedModel(), { device: 'cpu' })
+  model = await Model.load(shippedModel(), { device: 'cpu', maxContext: 4096 })
 })
 test.after(() => model.dispose())
 
@@ -50,7 +50,7 @@ for (const version of versions) {
   })
 
   test(`${version}: an aborted stream ends its work, and so does one that is cancelled`, async () => {
-    const call = { prompt: [{ role: 'user' as const, content: [{ type: 'text' as const, text: question }] }], temperature: 1e6, topP: 1, seed: 0, maxOutputTokens: 400 }
+    const call = { prompt: [{ role: 'user' as const, content: [{ type: 'text' as const, text: question }] }], temperature: 1e6, topP: 1, seed: 0, maxOutputTokens: 4000 }
     for (const by of ['signal', 'cancel'] as const) {
       const leaving = new AbortController()
       const { stream } = await languageModel(model, version).doStream({ ...call, abortSignal: leaving.signal })

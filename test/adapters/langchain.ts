@@ -6,7 +6,7 @@ import { Model, shippedModel } from '../../src/index.js'
 
 let model: Model
 test.before(async () => {
-  model = await Model.load(shippedModel(), { device: 'cpu' })
+  model = await Model.load(shippedModel(), { device: 'cpu', maxContext: 4096 })
 })
 test.after(() => model.dispose())
 
@@ -41,7 +41,7 @@ test('stop texts and signals of a call are honoured', async () => {
   assert.not.match(await llm.invoke(question, { stop: ['Tok'] }), 'Tok')
   const before = model.stats().cancelled
   const leaving = new AbortController()
-  const answer = new EweLLM({ model, raw: true, options: { maxNewTokens: 480, ignoreEos: true } }).invoke('One', { signal: leaving.signal })
+  const answer = new EweLLM({ model, raw: true, options: { maxNewTokens: 4000, ignoreEos: true } }).invoke('One', { signal: leaving.signal })
   while (model.stats().running === 0) await new Promise((resolve) => setTimeout(resolve, 1))
   leaving.abort()
   await answer.then(

@@ -29,7 +29,7 @@ test.before.each(() => {
   for (const name of readdirSync(folder)) rmSync(join(folder, name), { recursive: true })
 })
 
-const defaults = { text: false, raw: false, order: 'input', shard: { index: 1, count: 1 }, seed: 0n, sampling: {}, modelName: 'lamb', created: 0 } as const
+const defaults = { text: false, raw: false, order: 'input', shard: { index: 1, count: 1 }, seed: 0n, sampling: {}, modelName: 'lamb', created: 0, concurrency: 4 } as const
 
 function run(more: Partial<BatchOptions> = {}, on = model): Promise<Progress> {
   return runBatch(on, { ...defaults, input, output, identity, ...more })

@@ -65,7 +65,7 @@ for (const [what, path, body, param, message] of refused) {
 }
 
 test('a prompt beyond the context has its own code, and so does an unknown model', async () => {
-  const tooLong = await served.post('/v1/completions', { ...good, prompt: Array.from({ length: 600 }, () => 5) })
+  const tooLong = await served.post('/v1/completions', { ...good, prompt: Array.from({ length: 4096 }, () => 5) })
   assert.equal([tooLong.status, problemOf(tooLong).code], [400, 'context_length_exceeded'])
   const unknown = await served.post('/v1/completions', { ...good, model: 'gpt-4' })
   assert.equal([unknown.status, problemOf(unknown).code, problemOf(unknown).param], [404, 'model_not_found', 'model'])

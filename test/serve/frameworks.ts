@@ -81,7 +81,7 @@ test('AI SDK: a stream that is aborted ends its work', async () => {
   const provider = createOpenAICompatible({ name: 'ewe', apiKey: key, baseURL: `${served.url}/v1` })
   const leaving = new AbortController()
   const before = served.model.stats()
-  const endless = { temperature: 1, maxOutputTokens: 400, providerOptions: { ewe: { logit_bias: noEnd } } }
+  const endless = { temperature: 1, maxOutputTokens: 4000, providerOptions: { ewe: { logit_bias: noEnd } } }
   const { textStream } = streamText({ model: provider('lamb'), prompt: question, ...endless, abortSignal: leaving.signal })
   for await (const _ of textStream) {
     leaving.abort()

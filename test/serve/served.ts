@@ -82,12 +82,13 @@ export function eventsIn<T>(text: string): T[] {
   })
 }
 
+/** With more context than it was trained for, so that a request can take longer than whoever wants to see it under way. */
 export function loadLamb(options: LoadOptions = {}): Promise<Model> {
-  return Model.load(shippedModel(), { device: 'cpu', ...options })
+  return Model.load(shippedModel(), { device: 'cpu', maxContext: 4096, ...options })
 }
 
-/** A request that runs until it is cancelled, or to the end of the context: 500 tokens. */
-export const long = { model: 'lamb', prompt: question, max_tokens: 480, temperature: 1, ignore_eos: true }
+/** A request that runs until it is cancelled, or for a second or more. */
+export const long = { model: 'lamb', prompt: question, max_tokens: 4000, temperature: 1, ignore_eos: true }
 
 export interface Choice {
   text: string

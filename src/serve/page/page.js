@@ -98,10 +98,20 @@ async function ask(signal) {
   return brokeOff()
 }
 
-/** Text, never HTML. Who reads at the end is kept there. */
+let unwritten = ''
+
+/** Text, never HTML. Once a frame at most: tokens may come by the thousand, and each look at the box's height lays the page out anew. */
 function write(text) {
+  if (unwritten === '') requestAnimationFrame(flush)
+  unwritten += text
+}
+
+/** Who reads at the end is kept there. */
+function flush() {
   const atEnd = answer.scrollHeight - answer.scrollTop - answer.clientHeight < 8
-  answer.append(text)
+  answer.append(unwritten)
+  answer.normalize()
+  unwritten = ''
   if (atEnd) answer.scrollTop = answer.scrollHeight
 }
 
@@ -130,6 +140,7 @@ async function run() {
     if (error.name === 'AbortError') say('Stopped')
     else say(error.message, true)
   }
+  flush()
   answer.setAttribute('aria-busy', 'false')
   switchTo(at('send'), at('stop'))
 }
