@@ -63,6 +63,7 @@ export class Jobs {
   readonly #stopping = new AbortController()
   #running: { id: string; controller: AbortController } | undefined
   #worker: Promise<void> | undefined
+  #saving: Promise<void> = Promise.resolve()
 
   private constructor(model: Model, files: Files, identity: Identity, names: readonly string[], dir: string) {
     this.files = files
@@ -111,10 +112,12 @@ export class Jobs {
     const card = this.card(id)
     if (endStates.includes(card.status)) throw new RequestError(409, 'batch_ended', `This batch is ${card.status} already`)
     Object.assign(card, { status: 'cancelling', cancelling_at: now() })
-    await this.#save(card)
+    const answer = { ...card }
+    // At once: what runs may be about to give it another status.
     if (this.#running?.id === id) this.#running.controller.abort(new Error('The batch was cancelled'))
-    else this.#wake()
-    return card
+    await this.#save(card)
+    this.#wake()
+    return answer
   }
 
   /** Ends what runs; it goes on when the folder is opened again. Idempotent. */
@@ -168,10 +171,12 @@ export class Jobs {
         signal,
         onProgress: ({ total, finished, failed }) => (card.request_counts = { total, completed: finished - failed, failed }),
       })
+      signal.throwIfAborted()
       Object.assign(card, { status: 'finalizing', finalizing_at: now() })
       await this.#save(card)
     }
     await this.#publish(card, job.output)
+    signal.throwIfAborted()
     Object.assign(card, { status: 'completed', completed_at: now() })
     await this.#save(card)
     await rm(job.output)
@@ -230,8 +235,14 @@ export class Jobs {
     }
   }
 
+  /** One after the other: the client that cancels and the job that ends may both want to write a card, and the last one has all of it. */
   async #save(card: BatchCard): Promise<void> {
-    await writeSafely(join(this.#dir, `${card.id}.json`), JSON.stringify(card))
+    const saved = this.#saving.then(() => writeSafely(join(this.#dir, `${card.id}.json`), JSON.stringify(card)))
+    this.#saving = saved.then(
+      () => {},
+      () => {}, // it is told to whoever wanted this one written
+    )
+    await saved
     this.#cards.set(card.id, card)
   }
 }

@@ -191,4 +191,23 @@ test('what is wrong with an upload or a batch is refused', async () => {
   assert.is((await served.get('/v1/files?limit=0')).status, 400)
 })
 
+test('a batch that is cancelled at any moment is cancelled, or was complete', async () => {
+  const lines = Array.from({ length: 3 }, (_, i) => line(i, { max_tokens: 1 }))
+  const input = await upload(lines)
+  const ends = new Set<string>()
+  for (let steps = 0; steps < 40; steps++) {
+    const { id } = await client.batches.create({ input_file_id: input, endpoint: url, completion_window: '24h' })
+    for (let i = 0; i < steps; i++) await new Promise((resolve) => setImmediate(resolve))
+    const answer = (await client.batches.cancel(id).catch((error: unknown) => error)) as Batch | APIError
+    assert.ok(answer.status === 'cancelling' || answer.status === 409, `after ${steps} turns: ${JSON.stringify(answer)}`)
+    let status = ''
+    await until('its end', async () => ['cancelled', 'completed', 'failed'].includes((status = (await client.batches.retrieve(id)).status)))
+    assert.is(status, answer.status === 409 ? 'completed' : 'cancelled', `after ${steps} turns`)
+    const [name = ''] = readdirSync(join(folder, 'batches')).filter((each) => each.startsWith(id))
+    await until('the same on the disk', () => (JSON.parse(readFileSync(join(folder, 'batches', name), 'utf8')) as Batch).status === status)
+    ends.add(status)
+  }
+  assert.ok(ends.has('cancelled'))
+})
+
 test.run()
