@@ -158,7 +158,9 @@ test('control characters of an answer do not reach a terminal', async () => {
   const words = ['generate', ...longAnswer, '--max-new-tokens', '500', 'Hello']
   const controls = /[^\P{Cc}\n\t]/u
   assert.match((await ewe(words)).stdout, controls)
-  assert.not.match((await onTerminal(words, { NO_COLOR: '1' }).ended).stdout.replaceAll('\r\n', '\n'), controls)
+  const { stdout } = await onTerminal(words, { NO_COLOR: '1' }).ended
+  // On a busy machine loading has a bar, which shows the cursor again and wraps lines in the end.
+  assert.not.match(stdout.replace(/^.*\u001b\[\?(25|7)h/s, '').replaceAll('\r\n', '\n'), controls)
 })
 
 test('a reader that leaves ends the answer quietly', async () => {
