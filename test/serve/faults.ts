@@ -3,7 +3,7 @@ import { connect } from 'node:net'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Model } from '../../src/index.js'
-import { Served, loadLamb, long, question, until, type Reply } from './served.js'
+import { good, Served, loadLamb, long, question, until, type Reply } from './served.js'
 
 let model: Model
 let served: Served
@@ -16,12 +16,6 @@ test.after(async () => {
   for (const each of [served, ...others]) await each.server.close()
   await model.dispose()
 })
-
-const good = { model: 'lamb', prompt: 'One', max_tokens: 1, temperature: 0 }
-
-async function stillServes(): Promise<void> {
-  assert.is((await served.post('/v1/completions', good)).status, 200)
-}
 
 interface Problem {
   message: string
@@ -94,7 +88,7 @@ test('paths, methods, types and sizes that are wrong have the status for it', as
     problemOf(reply)
     assert.is(reply.headers.get('allow'), status === 405 ? (path === '/v1/models' ? 'GET' : 'POST') : null)
   }
-  await stillServes()
+  await served.serves()
 })
 
 /** A body without a length, larger than the limit. */

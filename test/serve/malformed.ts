@@ -3,7 +3,7 @@ import { connect, type Socket } from 'node:net'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Model } from '../../src/index.js'
-import { loadLamb, Served, until } from './served.js'
+import { good, loadLamb, Served, until } from './served.js'
 
 let model: Model
 let served: Served
@@ -15,12 +15,6 @@ test.after(async () => {
   await served.server.close()
   await model.dispose()
 })
-
-const good = { model: 'lamb', prompt: 'One', max_tokens: 1, temperature: 0 }
-
-async function stillServes(): Promise<void> {
-  assert.is((await served.post('/v1/completions', good)).status, 200)
-}
 
 function open(): Socket {
   return connect(Number(new URL(served.url).port), '127.0.0.1')
@@ -67,7 +61,7 @@ for (const [what, bytes, status] of cases) {
     assert.is(Number(given), status, text.slice(0, 200))
     // Node itself answers an expectation that it does not know.
     if (status !== 417) assert.type((JSON.parse(rest.replace(/^[\da-f]+\r\n|\r\n0\r\n\r\n$/g, '')) as { error: { message: string } }).error.message, 'string')
-    await stillServes()
+    await served.serves()
   })
 }
 
@@ -76,7 +70,7 @@ test('a body that ends before its length leaves no work behind', async () => {
   const socket = open()
   socket.end(`${head}content-length: 1000\r\n\r\n${body}`)
   for await (const _ of socket);
-  await stillServes()
+  await served.serves()
   assert.is(model.stats().generatedTokens, before + 1)
 })
 
@@ -114,12 +108,12 @@ test('300 connections that say nothing, or the beginning of a head over and over
     sockets.forEach((socket, i) => i % 2 === 0 && socket.writable && socket.write(`x-${sent}: ${'y'.repeat(500)}\r\n`))
     sent++
   }, 5)
-  for (let i = 0; i < 20; i++) await stillServes()
+  for (let i = 0; i < 20; i++) await served.serves()
   await until('heads that are too large', () => sent > 40)
   clearInterval(flood)
   await until('the end of those that sent too much', () => sockets.filter((socket) => socket.destroyed).length >= 150)
   for (const socket of sockets) socket.destroy()
-  await stillServes()
+  await served.serves()
 })
 
 test.run()

@@ -6,7 +6,7 @@ import { runInNewContext } from 'node:vm'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Model } from '../../src/index.js'
-import { loadLamb, long, Served, until, type Completion, type Line } from './served.js'
+import { good, loadLamb, long, Served, until, type Completion, type Line } from './served.js'
 
 setFlagsFromString('--expose-gc')
 const gc = runInNewContext('gc') as () => void
@@ -28,12 +28,6 @@ test.after(async () => {
   await model.dispose()
 })
 
-const good = { model: 'lamb', prompt: 'One', max_tokens: 1, temperature: 0 }
-
-async function stillServes(): Promise<void> {
-  assert.is((await served.post('/v1/completions', good)).status, 200)
-}
-
 async function connected(count: number): Promise<Socket[]> {
   const sockets: Socket[] = []
   for (let i = 0; i < count; i++) {
@@ -49,7 +43,7 @@ const head = (length: number): string => `POST /v1/completions HTTP/1.1\r\nhost:
 
 test('a client that leaves ends its work within one step, streaming or not', async () => {
   for (const stream of [true, false]) {
-    await stillServes() // what was cancelled before is counted now
+    await served.serves() // what was cancelled before is counted now
     const { cancelled } = model.stats()
     const leaving = new AbortController()
     const request = served.post('/v1/completions', { ...long, stream }, { signal: leaving.signal })
@@ -66,7 +60,7 @@ test('a client that leaves ends its work within one step, streaming or not', asy
 })
 
 test('of 500 streams that clients leave, none goes on', async () => {
-  await stillServes()
+  await served.serves()
   const before = model.stats()
   let left = 500
   const one = async (): Promise<void> => {
@@ -95,7 +89,7 @@ test('of 500 streams that clients leave, none goes on', async () => {
   assert.is(cancelled + finished, 500)
   assert.ok(finished < 50, `${finished} came to their end`)
   assert.equal([now.failed, now.pagesUsed, now.running], [before.failed, 0, 0])
-  await stillServes()
+  await served.serves()
 })
 
 test('200 clients that are slow to send keep nobody from being served', async () => {
@@ -106,12 +100,12 @@ test('200 clients that are slow to send keep nobody from being served', async ()
     for (const socket of sockets) socket.write(text.charAt(at) || ' ')
     at++
   }, 5)
-  for (let i = 0; i < 20; i++) await stillServes()
+  for (let i = 0; i < 20; i++) await served.serves()
   clearInterval(dripping)
   assert.ok(at > 0)
   assert.is(sockets.filter((socket) => socket.destroyed).length, 0)
   for (const socket of sockets) socket.destroy()
-  await stillServes()
+  await served.serves()
 })
 
 test('200 clients that do not read hold up neither the model nor others, cost no more than their tokens, and find all of it when they read', async () => {
@@ -120,7 +114,7 @@ test('200 clients that do not read hold up neither the model nor others, cost no
     const { heapUsed, external } = process.memoryUsage()
     return heapUsed + external
   }
-  await stillServes()
+  await served.serves()
   const before = held()
   const sockets = await connected(200)
   const tokens = 40
@@ -130,7 +124,7 @@ test('200 clients that do not read hold up neither the model nor others, cost no
     socket.write(head(body.length) + body)
   }
   await until('some that run', () => model.stats().running > 0)
-  for (let i = 0; i < 10; i++) await stillServes()
+  for (let i = 0; i < 10; i++) await served.serves()
   await served.idle()
   // An event of a token takes less than 1 KB wherever it waits; a connection with its request and its stream less than 100 KB.
   const most = 200 * (tokens * 1000 + 100_000)
@@ -159,7 +153,7 @@ test('clients that do not read and leave give everything back', async () => {
   await until('some that run', () => model.stats().running > 0)
   for (const socket of sockets) socket.destroy()
   await served.idle()
-  await stillServes()
+  await served.serves()
   const now = model.stats()
   assert.ok(now.cancelled > cancelled && now.cancelled + now.finished - cancelled - finished <= 51, JSON.stringify(now))
 })

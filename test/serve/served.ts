@@ -55,6 +55,11 @@ export class Served {
     return eventsIn<T>(text)
   }
 
+  /** That a good request is answered, whatever came before. */
+  async serves(): Promise<void> {
+    await this.json('/v1/completions', good)
+  }
+
   /** Waits until nothing runs, waits or holds pages any more. */
   async idle(): Promise<void> {
     await until('an idle model', () => {
@@ -86,6 +91,9 @@ export function eventsIn<T>(text: string): T[] {
 export function loadLamb(options: LoadOptions = {}): Promise<Model> {
   return Model.load(shippedModel(), { device: 'cpu', maxContext: 4096, ...options })
 }
+
+/** A request that is answered at once. */
+export const good = { model: 'lamb', prompt: 'One', max_tokens: 1, temperature: 0 }
 
 /** A request that runs until it is cancelled, or for a second or more. */
 export const long = { model: 'lamb', prompt: question, max_tokens: 4000, temperature: 1, ignore_eos: true }
