@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import autocannon, { type Result } from 'autocannon'
 import { Model, shippedModel } from '../src/index.js'
+import { packageFolder } from '../src/package.js'
 import { createServer } from '../src/serve/server.js'
 import { facts, type Facts } from './machine.js'
 import { quantile } from './measure.js'
@@ -75,7 +76,8 @@ export async function serving(words: readonly string[]): Promise<void> {
     }
   }
   await server.close()
-  console.log(values.json ? JSON.stringify({ machine: facts(), model: values.model, rows }) : readable(facts(), values.model, rows))
+  const shown = values.model.replace(`${packageFolder()}/`, '')
+  console.log(values.json ? JSON.stringify({ machine: facts(), model: shown, rows }) : readable(facts(), shown, rows))
 }
 
 /** Both ways in turns, after a round that does not count. */

@@ -37,6 +37,8 @@ export interface Asked {
 /** What a request gives: its first sample, and all of them. */
 export interface Generation extends Sample, Asked {
   samples: Sample[]
+  /** Ids of the prompt that were in the cache, of others that begin alike. This alone depends on what ran before. */
+  cachedTokens: number
 }
 
 /** A piece of an answer under way. */
@@ -53,6 +55,8 @@ export interface StreamPiece {
   /** On the last piece of a sample. */
   finishReason?: 'stop' | 'length'
   stopped?: number | string
+  /** On the last piece of all: as of {@link Generation}. */
+  cachedTokens?: number
 }
 
 /** What a model takes and where its limits are. */

@@ -3,17 +3,15 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { readdir } from 'node:fs/promises'
-import { freemem } from 'node:os'
 import { basename, resolve } from 'node:path'
 import { readCheckpoint, type Checkpoint } from './checkpoint/checkpoint.js'
 import type { ModelSpec } from './checkpoint/config.js'
 import type { GenerationConfig } from './checkpoint/generation.js'
 import { resolveModel } from './checkpoint/hub.js'
 import type { Generation, Plan, Sample, StreamPiece, TokenLogprob, Watcher } from './answers.js'
-import { chooseDevice, chooseWeights } from './devices.js'
 import { Engine } from './engine.js'
 import { ContextLengthError, OptionError, TokenizerError } from './errors.js'
-import { loadNative, type NativeDevice, type NativeEvent, type NativeLoadOptions, type NativeRequest, type NativeStats } from './native.js'
+import { loadNative, type NativeEvent, type NativeRequest, type NativeStats } from './native.js'
 import {
   check,
   completeOptions,
@@ -25,6 +23,7 @@ import {
   type LoadOptions,
   type ScoreOptions,
 } from './options.js'
+import { nativeOptions } from './plan.js'
 import { chooseTemplate, cutResponse, fitChat, fullText, instructionPrompt, ResponseCutter } from './prompts.js'
 import type { ChatTurn, Part, Template } from './prompts.js'
 import { Tokenizer } from './tokenizer/tokenizer.js'
@@ -289,8 +288,10 @@ export class Model implements AsyncDisposable {
     const samples = Array.from({ length: request.n }, (_, index): Sample => {
       return { index, text: '', tokens: [], finishReason: 'length', ...(request.logprobs >= 0 ? { logprobs: [] } : {}) }
     })
+    let cachedTokens = 0
     for await (const event of this.#engine.submit(request, signal)) {
       const piece = pieceOf(event, request)
+      cachedTokens = piece.cachedTokens ?? cachedTokens
       const sample = samples[piece.index]!
       sample.text += piece.text
       if (piece.token !== undefined) sample.tokens.push(piece.token)
@@ -298,7 +299,7 @@ export class Model implements AsyncDisposable {
       if (piece.finishReason !== undefined) sample.finishReason = piece.finishReason
       if (piece.stopped !== undefined) sample.stopped = piece.stopped
     }
-    return { ...samples[0]!, samples, promptTokens: request.tokens.length, seed: request.seed, droppedTurns }
+    return { ...samples[0]!, samples, promptTokens: request.tokens.length, cachedTokens, seed: request.seed, droppedTurns }
   }
 
   /** Ids as native code wants them, each in the vocabulary. */
@@ -338,45 +339,6 @@ async function loadTokenizer(dir: string): Promise<Tokenizer | undefined> {
   return (await readdir(dir)).includes('tokenizer.json') ? await Tokenizer.load(dir) : undefined
 }
 
-function nativeOptions(checkpoint: Checkpoint, options: ReturnType<typeof loadOptions.parse>): NativeLoadOptions {
-  const { spec } = checkpoint
-  const maxContext = options.maxContext ?? spec.maxPositions
-  if (spec.modelType === 'gptj' && maxContext > spec.maxPositions) {
-    throw new OptionError('maxContext', `at most ${spec.maxPositions}, the positions this model has`, maxContext)
-  }
-  const device = chooseDevice(options.device)
-  const base = {
-    device: device.id,
-    weights: chooseWeights(options.weights, checkpoint.dtype, device),
-    instructionSet: options.instructionSet,
-    threads: options.threads ?? 0,
-    maxContext,
-    pageSize: options.pageSize,
-    stepRows: options.chunk,
-    maxQueue: options.maxQueue,
-    prefixCache: options.prefixCache,
-    reserve: options.admission === 'reserve',
-  }
-  const sized = { ...base, maxBatch: options.maxBatch ?? defaultBatch[device.kind] }
-  return { ...sized, pages: options.pages ?? defaultPages(checkpoint, sized, device) }
-}
-
-/** More sequences of a step cost a card little; a processor has done most of what they can share at 32, and an emulated card pays for every one. */
-const defaultBatch = { cpu: 32, cuda: 256, emulator: 8 }
-
-/**
- * As many as all sequences need at full context, or as fit a quarter of the free memory of the CPU, where pages are touched only when used, or nine tenths
- * of a card's memory together with everything else; but no fewer than one sequence needs.
- */
-function defaultPages({ native }: Checkpoint, options: Omit<NativeLoadOptions, 'pages'>, device: NativeDevice): number {
-  const layout = (pages: number): Record<string, number> => loadNative().layout(native.spec, { ...options, pages })
-  const each = Math.ceil(options.maxContext / options.pageSize)
-  const [least, more] = [layout(each), layout(2 * each)]
-  const page = (more['cache']! - least['cache']!) / each
-  const share = device.kind === 'cpu' ? freemem() / 4 : 0.9 * device.memory - (least['total']! - least['cache']!)
-  return Math.max(each, Math.min(options.maxBatch * each, Math.floor(share / page)))
-}
-
 function pieceOf(event: NativeEvent, request: NativeRequest): StreamPiece {
   const piece: StreamPiece = { index: event.sample, text: event.text }
   if (event.token !== undefined) piece.token = event.token
@@ -386,6 +348,7 @@ function pieceOf(event: NativeEvent, request: NativeRequest): StreamPiece {
   if (event.finish === 'stop' || event.finish === 'length') piece.finishReason = event.finish
   if (event.stopToken !== undefined) piece.stopped = event.stopToken
   if (event.stopString !== undefined) piece.stopped = request.stop[event.stopString]!
+  if (event.reusedTokens !== undefined) piece.cachedTokens = event.reusedTokens
   return piece
 }
 

@@ -159,6 +159,8 @@ export interface NativeEvent {
   queueTime?: number
   prefillTime?: number
   decodeTime?: number
+  /** Tokens of the prompt that were in the cache when it began; there with `queueTime`. */
+  reusedTokens?: number
 }
 
 export interface NativeStats {

@@ -24,6 +24,8 @@ export interface AnswerContext {
   seed?: ((prompt: number) => bigint) | undefined
   /** What a completions body without `parse_special` means. Default false. */
   parseSpecial?: boolean | undefined
+  /** Whether usage tells what of the prompts was in the cache. It depends on what ran before: not for answers that must not. Default false. */
+  cacheUsage?: boolean | undefined
   priority?: number | undefined
   /** Milliseconds. */
   deadline?: number | undefined
@@ -34,6 +36,15 @@ export interface Usage {
   prompt_tokens: number
   completion_tokens: number
   total_tokens: number
+  prompt_tokens_details?: { cached_tokens: number }
+}
+
+/** What {@link Usage} is made of. */
+export interface Tally {
+  promptTokens: number
+  /** Found in the cache; 0 for prompts whose own log-probabilities are asked for. */
+  cachedTokens: number
+  completionTokens: number
 }
 
 /** One list for each column, one entry a token. The first token of a prompt has no log-probability. */
@@ -111,8 +122,9 @@ export function fingerprint(model: Model): string {
   return `ewe-${packageVersion()}-${model.plan.device}-${model.plan.weights}`
 }
 
-export function usageOf(promptTokens: number, completionTokens: number): Usage {
-  return { prompt_tokens: promptTokens, completion_tokens: completionTokens, total_tokens: promptTokens + completionTokens }
+export function usageOf({ promptTokens, cachedTokens, completionTokens }: Tally, { cacheUsage }: AnswerContext): Usage {
+  const total = { prompt_tokens: promptTokens, completion_tokens: completionTokens, total_tokens: promptTokens + completionTokens }
+  return cacheUsage === true ? { ...total, prompt_tokens_details: { cached_tokens: cachedTokens } } : total
 }
 
 /**
@@ -185,10 +197,7 @@ export async function complete(model: Model, body: CompletionBody, context: Answ
       model: context.model,
       system_fingerprint: fingerprint(model),
       choices: answers.flatMap(({ choices }) => choices),
-      usage: usageOf(
-        calls.reduce((sum, { tokens }) => sum + tokens.length, 0),
-        answers.reduce((sum, { generated }) => sum + generated, 0),
-      ),
+      usage: usageOf(answers.map(({ tally }) => tally).reduce(added), context),
     }
   } catch (error) {
     abort() // one prompt failed, or all were given up: the others are not wanted any more
@@ -205,7 +214,7 @@ export async function complete(model: Model, body: CompletionBody, context: Answ
  */
 export async function chat(model: Model, body: ChatBody, context: AnswerContext): Promise<ChatCompletion> {
   const { turns, options } = chatCall(body, context)
-  const { samples, promptTokens } = await model.generate(turns, options)
+  const { samples, promptTokens, cachedTokens } = await model.generate(turns, options)
   return {
     id: context.id,
     object: 'chat.completion',
@@ -218,7 +227,7 @@ export async function chat(model: Model, body: ChatBody, context: AnswerContext)
       logprobs: logprobs === undefined ? null : chatLogprobs(model, logprobs),
       finish_reason: finishReason,
     })),
-    usage: usageOf(promptTokens, countTokens(samples)),
+    usage: usageOf({ promptTokens, cachedTokens, completionTokens: countTokens(samples) }, context),
   }
 }
 
@@ -293,9 +302,10 @@ async function answer(
   body: CompletionBody,
   call: CompletionCall,
   signal: AbortSignal | undefined,
-): Promise<{ choices: CompletionChoice[]; generated: number }> {
-  const scores = body.echo && body.logprobs !== undefined ? await promptLogprobs(model, body, call, signal) : []
-  const samples = call.options.maxNewTokens === 0 ? nothing(body.n) : (await model.complete(call.tokens, call.options)).samples
+): Promise<{ choices: CompletionChoice[]; tally: Tally }> {
+  const scored = body.echo && body.logprobs !== undefined
+  const scores = scored ? await promptLogprobs(model, body, call, signal) : []
+  const { samples, cachedTokens } = call.options.maxNewTokens === 0 ? nothing(body.n) : await model.complete(call.tokens, call.options)
   const choices = chooseBest(samples, body.n).map((sample, i): CompletionChoice => {
     const index = call.prompt * body.n + i
     const columns = new LogprobColumns(model, body)
@@ -305,12 +315,12 @@ async function answer(
     }
     return { text: call.echo + sample.text, index, logprobs: body.logprobs === undefined ? null : columns.take(), finish_reason: sample.finishReason }
   })
-  return { choices, generated: countTokens(samples) }
+  return { choices, tally: { promptTokens: call.tokens.length, cachedTokens: scored ? 0 : cachedTokens, completionTokens: countTokens(samples) } }
 }
 
 /** The answers to a body that asks for no token: a prompt echoed, with its log-probabilities. */
-function nothing(n: number): Generation['samples'] {
-  return Array.from({ length: n }, (_, index): Sample => ({ index, text: '', tokens: [], finishReason: 'length', logprobs: [] }))
+function nothing(n: number): Pick<Generation, 'samples' | 'cachedTokens'> {
+  return { samples: Array.from({ length: n }, (_, index): Sample => ({ index, text: '', tokens: [], finishReason: 'length', logprobs: [] })), cachedTokens: 0 }
 }
 
 /** The samples with the best log-probability a token, best first; all of them stay as they are. */
@@ -352,6 +362,10 @@ function idsOf(model: Model, ids: readonly number[], prompt: number): Int32Array
 /** Special tokens are shown; a part of a character is U+FFFD. */
 function tokenText(model: Model, token: number): string {
   return model.tokenizer.decode([token], { skipSpecial: false })
+}
+
+function added(a: Tally, b: Tally): Tally {
+  return { promptTokens: a.promptTokens + b.promptTokens, cachedTokens: a.cachedTokens + b.cachedTokens, completionTokens: a.completionTokens + b.completionTokens }
 }
 
 function countTokens(samples: readonly Sample[]): number {

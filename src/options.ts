@@ -34,7 +34,7 @@ export const loadOptions = z.strictObject({
    * out, requests that run wait for each other.
    */
   pages: z.int().min(1).max(1 << 24).optional(),
-  /** Most requests that wait, and samples of requests that run; more are refused with QueueFullError. Default 4096. */
+  /** Most requests that wait for their first step; more are refused with QueueFullError. Default 4096. */
   maxQueue: z.int().min(1).max(1 << 24).default(4096),
   /** Prompts with a common beginning share its pages, also with later requests. The same bits with and without. Default true. */
   prefixCache: z.boolean().default(true),

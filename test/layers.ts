@@ -14,6 +14,7 @@ const rows = [
   ['native.ts'],
   ['prompts.ts', 'checkpoint', 'tokenizer', 'memory', 'devices.ts'],
   ['options.ts'],
+  ['plan.ts'],
   ['answers.ts'],
   ['engine.ts'],
   ['model.ts'],

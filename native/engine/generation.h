@@ -32,6 +32,7 @@ class Generation {
   std::deque<Sample>& samples() { return samples_; }
   bool done() const { return live_ == 0; }
   Times& times() { return times_; }  // the loop's to fill in
+  int& reused() { return reused_; }  // and this: tokens of the prompt that were in the cache when it began
   bool penalised() const { return request_.repetitionPenalty != 1; }
   bool counted() const { return request_.presencePenalty != 0 || request_.frequencyPenalty != 0; }
   // What is added to logits before the sample's next token is drawn, by rising ids.
@@ -52,6 +53,7 @@ class Generation {
   std::deque<Sample> samples_;
   int live_;
   Times times_;
+  int reused_ = 0;
 };
 
 }  // namespace ewe

@@ -156,6 +156,7 @@ bool Engine::collect() {
 }
 
 void Engine::take(Incoming& incoming) {
+  unbegun_++;
   if (incoming.request) {
     const uint64_t space = options_.prefixCache ? 0 : uint64_t(incoming.id);
     auto generation = std::make_unique<Generation>(incoming.id, std::move(*incoming.request), text_, space);
@@ -190,15 +191,11 @@ void Engine::expire() {
 void Engine::step() {
   if (scheduler_->running() + scheduler_->waiting() == 0) return;
   const StepPlan plan = scheduler_->plan();
+  const int64_t began = clockNow();
+  for (Sequence* sequence : plan.started) begin(*sequence, began);
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    waiting_ = scheduler_->waiting();  // what has a place now makes room in the queue
-  }
-  const int64_t began = clockNow();
-  for (const Sequence* sequence : plan.started) {
-    if (sequence->everyRow) continue;
-    int64_t& started = static_cast<const Generation::Sample*>(sequence)->generation->times().started;
-    if (started == 0) started = began;  // one that was sent back started before
+    waiting_ = unbegun_;  // what has a place now makes room in the queue
   }
   std::vector<Draw> draws;
   Status status = plan.shares.empty() ? Status::fail(Kind::internal, "no sequence of %d can go on", scheduler_->running() + scheduler_->waiting())
@@ -250,6 +247,21 @@ void Engine::step() {
   settle(std::move(events));
 }
 
+// Of a request whose sequence was sent back, or another of its samples, this is known already.
+void Engine::begin(Sequence& sequence, int64_t now) {
+  if (sequence.everyRow) {
+    bool& begun = static_cast<Evaluation&>(sequence).begun;
+    unbegun_ -= !begun;
+    begun = true;
+    return;
+  }
+  Generation& generation = *static_cast<Generation::Sample&>(sequence).generation;
+  if (generation.times().started != 0) return;
+  generation.times().started = now;
+  generation.reused() = sequence.computed;
+  unbegun_--;
+}
+
 void Engine::count(const StepPlan& plan) {
   now_.reusedTokens += plan.reused;
   now_.rows += plan.rows;
@@ -275,6 +287,7 @@ void Engine::end(int id, Finish why, const Status* status, std::vector<Event>& e
   const auto evaluation = evaluations_.find(id);
   if (evaluation != evaluations_.end()) {
     scheduler_->remove(*evaluation->second);
+    unbegun_ -= !evaluation->second->begun;
     const Failure* failure = status && !status->ok() ? &status->failure() : nullptr;
     evaluation->second->finish(failure ? Status::fail(failure->kind, "%s", failure->message) : Status());
     evaluations_.erase(evaluation);
@@ -283,6 +296,7 @@ void Engine::end(int id, Finish why, const Status* status, std::vector<Event>& e
   const auto generation = generations_.find(id);
   if (generation == generations_.end() || generation->second->done()) return;
   forget(*generation->second);
+  unbegun_ -= generation->second->times().started == 0;
   generation->second->finish(why, why == Finish::error ? std::make_shared<Failure>(status->failure()) : nullptr, events);
   if (generation->second->request().deadline > 0) deadlines_.erase({generation->second->request().deadline, id});
 }
@@ -290,7 +304,7 @@ void Engine::end(int id, Finish why, const Status* status, std::vector<Event>& e
 // Counts, then tells. Requests that are over are forgotten.
 void Engine::settle(std::vector<Event> events) {
   const int64_t now = clockNow();
-  for (auto each = events.rbegin(); each != events.rend(); ++each) {  // a request's last event first: it brings the times
+  for (auto each = events.rbegin(); each != events.rend(); ++each) {  // a request's last event first: it brings what is known at the end
     Event& event = *each;
     if (event.finish == Finish::none) continue;
     const auto at = generations_.find(event.request);
@@ -301,6 +315,7 @@ void Engine::settle(std::vector<Event> events) {
     if (at->second->request().deadline > 0) deadlines_.erase({at->second->request().deadline, at->first});
     event.times = at->second->times();
     event.times.ended = now;
+    event.reused = at->second->reused();
     generations_.erase(at);
   }
   now_.pagesUsed = pages_->used();
@@ -310,7 +325,7 @@ void Engine::settle(std::vector<Event> events) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stats_ = now_;
-    waiting_ = scheduler_->waiting();
+    waiting_ = unbegun_;
   }
   if (!events.empty()) listener_.events(std::move(events));
 }

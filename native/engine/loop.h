@@ -69,6 +69,7 @@ class Engine {
   void take(Incoming& incoming);
   void expire();
   void step();
+  void begin(Sequence& sequence, int64_t now);
   void count(const StepPlan& plan);
   void settle(std::vector<Event> events);
   void end(int id, Finish why, const Status* status, std::vector<Event>& events);
@@ -90,6 +91,7 @@ class Engine {
   std::map<int, std::unique_ptr<Evaluation>> evaluations_;
   std::set<std::pair<int64_t, int>> deadlines_;
   EngineStats now_;
+  int unbegun_ = 0;  // requests that have had no place yet
   int64_t woke_ = 0;
 
   mutable std::mutex mutex_;
@@ -100,7 +102,7 @@ class Engine {
   EngineStats stats_;
   Layout layout_{};
   int nextId_ = 1;
-  int waiting_ = 0;  // sequences that the loop has taken and that have no place yet
+  int waiting_ = 0;  // requests that the loop has taken and that have had no place yet
 };
 
 }  // namespace ewe

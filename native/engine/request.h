@@ -60,7 +60,9 @@ struct Event {
   int stopToken = -1;   // the end id that ended the sample
   int stopString = -1;  // index of the stop string that did
   std::shared_ptr<Failure> failure;
-  Times times;  // with the last event of a request
+  // With the last event of a request:
+  Times times;
+  int reused = 0;  // tokens of its prompt that were in the cache when it began
 };
 
 // Log-probabilities of tokens[1 ..] given those before, each with the `top` best beside it.

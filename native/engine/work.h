@@ -11,6 +11,7 @@ struct Evaluation : Sequence {
   std::unique_ptr<LogitsOf> logits;
   Score::Result scored;
   std::vector<float> values;
+  bool begun = false;  // the loop's: it has had a place
 
   void finish(Status status);
 };

@@ -279,6 +279,7 @@ Napi::Object eventObject(Napi::Env env, const Event& event) {
   const auto between = [&](const char* name, int64_t from, int64_t to) {
     if (from != 0 && to != 0) o.Set(name, double(to - from) / 1e6);
   };
+  if (event.times.started != 0 && event.times.ended != 0) o.Set("reusedTokens", event.reused);
   between("queueTime", event.times.asked, event.times.started);
   between("prefillTime", event.times.started, event.times.answered);
   between("decodeTime", event.times.answered, event.times.ended);

@@ -1,10 +1,11 @@
 // A loaded model as a language model of Vercel's AI SDK, inside the process.
-import type { StreamPiece } from '../answers.js'
+import { randomUUID } from 'node:crypto'
+import type { Asked, StreamPiece } from '../answers.js'
 import { OptionError } from '../errors.js'
 import type { Model } from '../model.js'
 import type { GenerateOptions } from '../options.js'
 import type { ChatTurn } from '../prompts.js'
-import type { Call, FinishReason, GenerateResult, LanguageModel, Part, StreamPart, Usage, Version, Warning } from './specification.js'
+import type { Call, FinishReason, GenerateResult, LanguageModel, Part, ProviderMetadata, ResponseMetadata, StreamPart, Usage, Version, Warning } from './specification.js'
 
 export type { LanguageModel } from './specification.js'
 
@@ -26,21 +27,25 @@ export function languageModel(model: Model, version: Version = 'v3'): LanguageMo
     modelId: model.name,
     supportedUrls: {},
     async doGenerate(call): Promise<GenerateResult> {
-      const { text, tokens, promptTokens, finishReason } = await model.generate(turnsOf(call), optionsOf(call, call.abortSignal))
+      const response = responseOf(model)
+      const { text, tokens, cachedTokens, finishReason, ...asked } = await model.generate(turnsOf(call), optionsOf(call, call.abortSignal))
       return {
         content: [{ type: 'text', text }],
         finishReason: { unified: finishReason, raw: finishReason },
-        usage: usageOf(promptTokens, tokens.length),
+        usage: usageOf(asked, cachedTokens, tokens.length),
         warnings: warningsOf(call),
+        response,
+        providerMetadata: metadataOf(asked),
       }
     },
     async doStream(call) {
       const leaving = new AbortController()
+      const response = responseOf(model)
       const signal = call.abortSignal === undefined ? leaving.signal : AbortSignal.any([call.abortSignal, leaving.signal])
       const pieces = model.stream(turnsOf(call), optionsOf(call, signal))
       // What is wrong with the call is an error of the call, not of its stream.
       const first = await pieces.next()
-      const parts = partsOf(first, pieces, warningsOf(call))
+      const parts = partsOf(call, response, first, pieces)
       const stream = new ReadableStream<StreamPart>({
         async pull(controller) {
           const { done, value } = await parts.next()
@@ -55,20 +60,25 @@ export function languageModel(model: Model, version: Version = 'v3'): LanguageMo
 }
 
 async function* partsOf(
+  call: Call,
+  response: ResponseMetadata,
   first: IteratorResult<StreamPiece, void>,
   pieces: AsyncGenerator<StreamPiece, void, void>,
-  warnings: Warning[],
 ): AsyncGenerator<StreamPart, void, void> {
   const id = '0'
-  yield { type: 'stream-start', warnings }
+  yield { type: 'stream-start', warnings: warningsOf(call) }
+  yield { type: 'response-metadata', ...response }
   yield { type: 'text-start', id }
-  let promptTokens = 0
+  let asked: Asked = { promptTokens: 0, seed: 0n, droppedTurns: 0 } // as the first piece says
+  let cached = 0
   let generated = 0
   let finishReason: FinishReason = { unified: 'other', raw: undefined }
   try {
     for (let next = first; next.done !== true; next = await pieces.next()) {
-      const { asked, text, token, finishReason: reason } = next.value
-      promptTokens = asked?.promptTokens ?? promptTokens
+      const { text, token, finishReason: reason } = next.value
+      asked = next.value.asked ?? asked
+      cached = next.value.cachedTokens ?? cached
+      if (call.includeRawChunks === true) yield { type: 'raw', rawValue: next.value }
       if (token !== undefined) generated++
       if (text !== '') yield { type: 'text-delta', id, delta: text }
       if (reason !== undefined) finishReason = { unified: reason, raw: reason }
@@ -78,7 +88,7 @@ async function* partsOf(
     finishReason = { unified: 'error', raw: undefined }
   }
   yield { type: 'text-end', id }
-  yield { type: 'finish', finishReason, usage: usageOf(promptTokens, generated) }
+  yield { type: 'finish', finishReason, usage: usageOf(asked, cached, generated), providerMetadata: metadataOf(asked) }
 }
 
 function turnsOf({ prompt }: Call): ChatTurn[] {
@@ -118,9 +128,17 @@ function warningsOf({ tools = [], reasoning = 'none' }: Call): Warning[] {
   return warnings
 }
 
-function usageOf(promptTokens: number, generated: number): Usage {
+function responseOf(model: Model): ResponseMetadata {
+  return { id: `ewe-${randomUUID()}`, timestamp: new Date(), modelId: model.name }
+}
+
+function metadataOf({ seed, droppedTurns }: Asked): ProviderMetadata {
+  return { ewe: { seed: String(seed), droppedTurns } }
+}
+
+function usageOf({ promptTokens }: Asked, cached: number, generated: number): Usage {
   return {
-    inputTokens: { total: promptTokens, noCache: undefined, cacheRead: undefined, cacheWrite: undefined },
+    inputTokens: { total: promptTokens, noCache: promptTokens - cached, cacheRead: cached, cacheWrite: undefined },
     outputTokens: { total: generated, text: generated, reasoning: undefined },
   }
 }

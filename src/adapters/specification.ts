@@ -28,6 +28,7 @@ export interface Call {
   tools?: readonly object[] | undefined
   /** Of v4. */
   reasoning?: string | undefined
+  includeRawChunks?: boolean | undefined
   abortSignal?: AbortSignal | undefined
 }
 
@@ -44,23 +45,39 @@ export interface GenerateResult {
   finishReason: FinishReason
   usage: Usage
   warnings: Warning[]
+  response: ResponseMetadata
+  providerMetadata: ProviderMetadata
 }
 
 export type StreamPart =
   | { type: 'stream-start'; warnings: Warning[] }
+  | ({ type: 'response-metadata' } & ResponseMetadata)
+  | { type: 'raw'; rawValue: unknown }
   | { type: 'text-start' | 'text-end'; id: string }
   | { type: 'text-delta'; id: string; delta: string }
   | { type: 'error'; error: unknown }
-  | { type: 'finish'; finishReason: FinishReason; usage: Usage }
+  | { type: 'finish'; finishReason: FinishReason; usage: Usage; providerMetadata: ProviderMetadata }
+
+export interface ResponseMetadata {
+  id: string
+  timestamp: Date
+  modelId: string
+}
+
+/**
+ * What only this provider tells: the seed, in digits, with which the same call gives the same text, and how many of the oldest exchanges did not fit. As a
+ * type, because an interface has no index signature.
+ */
+export type ProviderMetadata = { ewe: { seed: string; droppedTurns: number } }
 
 export interface FinishReason {
   unified: 'stop' | 'length' | 'error' | 'other'
   raw: string | undefined
 }
 
-/** In tokens; undefined is what is not known. */
+/** In tokens; undefined is what is not known. Those of the prompt that were in the cache are `cacheRead`. */
 export interface Usage {
-  inputTokens: { total: number; noCache: undefined; cacheRead: undefined; cacheWrite: undefined }
+  inputTokens: { total: number; noCache: number; cacheRead: number; cacheWrite: undefined }
   outputTokens: { total: number; text: number; reasoning: undefined }
 }
 

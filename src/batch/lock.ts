@@ -1,4 +1,4 @@
-// One process writes an output. A lock is a file beside it whose name says who holds it: OUT.lock.PID-START, with the time at which the process started,
+// One process writes an output, or keeps a folder. A lock is a file beside it whose name says who holds it: OUT.lock.PID-START, with the time at which the process started,
 // because numbers of processes are used again.
 import { readFileSync } from 'node:fs'
 import { open, readdir, unlink } from 'node:fs/promises'
@@ -16,23 +16,24 @@ export class Lock {
    * Whoever wants the output first says so and then looks for others: of two at the same moment at least one sees the other, and both may. What a process
    * left behind that was killed is removed.
    *
+   * @param busy what to say when process `pid` has it.
    * @throws BatchError when another job that runs writes this output.
    */
-  static async take(output: string): Promise<Lock> {
+  static async take(output: string, busy = (pid: number): string => `Another job, process ${pid}, is writing ${output}: wait for it, end it, or write to another file`): Promise<Lock> {
     const prefix = `${basename(output)}.lock.`
     const own = `${prefix}${process.pid}-${startOf(process.pid)}`
     const path = join(dirname(output), own)
     try {
       await (await open(path, 'wx')).close()
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'EEXIST') throw busy(output, process.pid)
+      if ((error as NodeJS.ErrnoException).code === 'EEXIST') throw new BatchError(busy(process.pid))
       throw error
     }
     try {
       for (const name of await readdir(dirname(output))) {
         const [, pid, start] = (name.startsWith(prefix) && /^(\d+)-(\d+)$/.exec(name.slice(prefix.length))) || []
         if (name === own || pid === undefined) continue
-        if (startOf(Number(pid)) === start) throw busy(output, Number(pid))
+        if (startOf(Number(pid)) === start) throw new BatchError(busy(Number(pid)))
         await unlink(join(dirname(output), name)).catch(ignoreMissing)
       }
     } catch (error) {
@@ -45,10 +46,6 @@ export class Lock {
   async release(): Promise<void> {
     await unlink(this.#path).catch(ignoreMissing)
   }
-}
-
-function busy(output: string, pid: number): BatchError {
-  return new BatchError(`Another job, process ${pid}, is writing ${output}: wait for it, end it, or write to another file`)
 }
 
 function ignoreMissing(error: NodeJS.ErrnoException): void {

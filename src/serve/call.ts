@@ -57,16 +57,17 @@ export class Work {
   #draining = false
   #whenIdle: (() => void)[] = []
 
-  get draining(): boolean {
-    return this.#draining
-  }
-
   get size(): number {
     return this.#calls.size
   }
 
-  begin(call: Call): void {
+  /** @throws RequestError with status 503 when the server is about to stop. */
+  check(): void {
     if (this.#draining) throw new RequestError(503, 'draining', 'This server is about to stop and takes no new work', { headers: after(5) })
+  }
+
+  begin(call: Call): void {
+    this.check()
     this.#calls.add(call)
   }
 

@@ -67,6 +67,7 @@ export function jobRoutes(jobs: Jobs): Route[] {
     {
       method: 'post',
       path: '/v1/files',
+      writes: true,
       summary: 'Uploads a file for a batch',
       form: fileForm,
       refusals: { 507: 'The disk is full' },
@@ -101,6 +102,7 @@ export function jobRoutes(jobs: Jobs): Route[] {
     {
       method: 'delete',
       path: '/v1/files/:file_id',
+      writes: true,
       summary: 'Deletes a file',
       refusals: { 409: 'A batch that has not ended reads it' },
       answer: z.object({ id: z.string(), object: z.literal('file'), deleted: z.literal(true) }),
@@ -114,6 +116,7 @@ export function jobRoutes(jobs: Jobs): Route[] {
     {
       method: 'post',
       path: '/v1/batches',
+      writes: true,
       summary: 'Begins a batch',
       refusals: { 507: 'The disk is full' },
       body: batchBody,
@@ -125,7 +128,15 @@ export function jobRoutes(jobs: Jobs): Route[] {
     },
     { method: 'get', path: '/v1/batches', summary: 'The batches, newest first', query: listQuery, refusals: noPlace, answer: page(batch), handle: ({ request }) => pageOf(jobs.list(), request) },
     { method: 'get', path: '/v1/batches/:batch_id', summary: 'About one batch', answer: batch, handle: ({ name }) => jobs.card(name) },
-    { method: 'post', path: '/v1/batches/:batch_id/cancel', summary: 'Ends a batch early', refusals: { 409: 'It has ended already' }, answer: batch, handle: ({ name }) => jobs.cancel(name) },
+    {
+      method: 'post',
+      path: '/v1/batches/:batch_id/cancel',
+      writes: true,
+      summary: 'Ends a batch early',
+      refusals: { 409: 'It has ended already' },
+      answer: batch,
+      handle: ({ name }) => jobs.cancel(name),
+    },
   ]
 }
 

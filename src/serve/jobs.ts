@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs'
 import { mkdir, open, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { Lock } from '../batch/lock.js'
 import { runBatch, writeFinished, type BatchOptions } from '../batch/job.js'
 import { identityOf, type Identity } from '../batch/identity.js'
 import type { Model } from '../model.js'
@@ -59,32 +60,44 @@ export class Jobs {
   readonly #identity: Identity
   readonly #names: readonly string[]
   readonly #dir: string
+  readonly #lock: Lock
   readonly #cards = new Map<string, BatchCard>()
   readonly #stopping = new AbortController()
   #running: { id: string; controller: AbortController } | undefined
   #worker: Promise<void> | undefined
   #saving: Promise<void> = Promise.resolve()
 
-  private constructor(model: Model, files: Files, identity: Identity, names: readonly string[], dir: string) {
+  private constructor(model: Model, files: Files, identity: Identity, names: readonly string[], dir: string, lock: Lock) {
     this.files = files
     this.#model = model
     this.#identity = identity
     this.#names = names
     this.#dir = dir
+    this.#lock = lock
   }
 
-  /** Reads what is there, and goes on with what was under way. */
+  /**
+   * Reads what is there, and goes on with what was under way. Until {@link close}, which is part of a server's own, nobody else may have the folder.
+   *
+   * @throws BatchError when somebody else has it.
+   */
   static async open(model: Model, { folder, modelFolder, instructionSet, names }: JobsOptions): Promise<Jobs> {
     const dir = join(folder, 'batches')
     await mkdir(dir, { recursive: true })
-    await removeUnfinished(dir)
-    const jobs = new Jobs(model, await Files.open(join(folder, 'files')), await identityOf(model, modelFolder, instructionSet), names ?? [model.name], dir)
-    for (const name of (await readdir(dir)).filter((each) => each.endsWith('.json'))) {
-      const card = JSON.parse(await readFile(join(dir, name), 'utf8')) as BatchCard
-      jobs.#cards.set(card.id, card)
+    const lock = await Lock.take(join(folder, 'server'), (pid) => `Another server, process ${pid}, keeps its files and batches in ${folder}: give each a folder of its own`)
+    try {
+      await removeUnfinished(dir)
+      const jobs = new Jobs(model, await Files.open(join(folder, 'files')), await identityOf(model, modelFolder, instructionSet), names ?? [model.name], dir, lock)
+      for (const name of (await readdir(dir)).filter((each) => each.endsWith('.json'))) {
+        const card = JSON.parse(await readFile(join(dir, name), 'utf8')) as BatchCard
+        jobs.#cards.set(card.id, card)
+      }
+      jobs.#wake()
+      return jobs
+    } catch (error) {
+      await lock.release()
+      throw error
     }
-    jobs.#wake()
-    return jobs
   }
 
   async create(asked: { input_file_id: string; endpoint: string; completion_window: string; metadata: Record<string, string> | null }): Promise<BatchCard> {
@@ -125,6 +138,13 @@ export class Jobs {
     this.#stopping.abort(new Error('The server stops'))
     this.#running?.controller.abort(this.#stopping.signal.reason)
     await this.#worker
+  }
+
+  /** Ends what runs, and leaves the folder to others. Idempotent. */
+  async close(): Promise<void> {
+    await this.stop()
+    await this.#saving
+    await this.#lock.release()
   }
 
   #wake(): void {

@@ -1,14 +1,14 @@
 import { z } from 'zod'
 import { OptionError } from '../errors.js'
 import type { Model } from '../model.js'
-import { chat, chatBody, complete, completionBody, type AnswerContext } from '../openai.js'
+import { chat, chatBody, complete, completionBody, type AnswerContext, type ChatBody, type CompletionBody, type Tally, type Usage } from '../openai.js'
 import { packageVersion } from '../package.js'
 import type { Call, Work } from './call.js'
-import { after, RequestError } from './failures.js'
+import { RequestError } from './failures.js'
 import type { Hosts } from './hosts.js'
 import type { Metrics } from './metrics.js'
 import type { Settings } from './settings.js'
-import { chatChunks, completionChunks, type Tally } from './stream.js'
+import { chatChunks, completionChunks } from './stream.js'
 
 /** What the handlers share. */
 export interface Service {
@@ -47,6 +47,8 @@ export interface Route {
   watched?: boolean
   /** It makes the model work: counted, drained, refused when the server is about to stop. */
   work?: boolean
+  /** It changes what is kept on the disk: refused when the server is about to stop. */
+  writes?: boolean
   body?: z.ZodType
   /** A good body, beside the model's name. */
   example?: object
@@ -66,7 +68,9 @@ export interface Route {
   handle: (asked: Asked) => Answer | Promise<Answer>
 }
 
-const usage = z.object({ prompt_tokens: z.int(), completion_tokens: z.int(), total_tokens: z.int() }).meta({ id: 'Usage' })
+const usage = z
+  .object({ prompt_tokens: z.int(), completion_tokens: z.int(), total_tokens: z.int(), prompt_tokens_details: z.object({ cached_tokens: z.int() }).optional() })
+  .meta({ id: 'Usage' })
 const answered = { id: z.string(), created: z.int(), model: z.string(), system_fingerprint: z.string() }
 const finish = z.enum(['stop', 'length'])
 const completionChoice = z.object({
@@ -133,14 +137,14 @@ const modelCard = z
   })
   .meta({ id: 'Model' })
 const ok = z.object({ status: z.string() }).meta({ id: 'Status' })
-const model = z.string().nullish()
+const modelName = z.string().nullish()
 
 const tokenizeBody = z
-  .looseObject({ model, prompt: z.string(), add_special_tokens: z.boolean().nullish(), parse_special: z.boolean().nullish(), return_token_strs: z.boolean().nullish() })
+  .looseObject({ model: modelName, prompt: z.string(), add_special_tokens: z.boolean().nullish(), parse_special: z.boolean().nullish(), return_token_strs: z.boolean().nullish() })
   .meta({ id: 'TokenizeRequest' })
 const detokenizeBody = z
   .looseObject({
-    model,
+    model: modelName,
     tokens: z
       .custom<number[]>((value) => Array.isArray(value) && value.every((id) => Number.isInteger(id) && id >= 0), 'an array of token ids')
       .meta({ type: 'array', items: { $ref: '#/components/schemas/TokenId' } }),
@@ -172,13 +176,9 @@ export const routes: readonly Route[] = [
     example: { prompt: ['Once upon a time', 'The dog'], max_tokens: 8, logprobs: 1, seed: 1 },
     answer: completion,
     events: completionEvent,
-    async handle({ service, call, body: unchecked }) {
-      const body = unchecked as z.output<typeof completionBody>
-      checkAsked(service, body.model, body.max_tokens, 'max_tokens')
-      const context = contextOf(service, call, 'cmpl')
-      if (!body.stream) return counted(call, await complete(service.model, body, context))
-      const tally = { promptTokens: 0, completionTokens: 0 }
-      return { events: completionChunks(service.model, body, context, tally), tally }
+    handle(asked) {
+      const body = asked.body as CompletionBody
+      return answer(asked, 'cmpl', body, body.max_tokens, complete, completionChunks)
     },
   },
   {
@@ -190,13 +190,9 @@ export const routes: readonly Route[] = [
     example: { messages: [{ role: 'user', content: 'What is the capital of Japan?' }], max_tokens: 8, logprobs: true, seed: 1 },
     answer: chatCompletion,
     events: chatEvent,
-    async handle({ service, call, body: unchecked }) {
-      const body = unchecked as z.output<typeof chatBody>
-      checkAsked(service, body.model, body.max_completion_tokens ?? body.max_tokens, 'max_tokens')
-      const context = contextOf(service, call, 'chatcmpl')
-      if (!body.stream) return counted(call, await chat(service.model, body, context))
-      const tally = { promptTokens: 0, completionTokens: 0 }
-      return { events: chatChunks(service.model, body, context, tally), tally }
+    handle(asked) {
+      const body = asked.body as ChatBody
+      return answer(asked, 'chatcmpl', body, body.max_completion_tokens ?? body.max_tokens, chat, chatChunks)
     },
   },
   {
@@ -212,7 +208,7 @@ export const routes: readonly Route[] = [
     summary: 'One of them',
     answer: modelCard,
     handle({ service, name }) {
-      checkModel(service, name)
+      checkModel(service.names, name)
       return cardOf(service, name)
     },
   },
@@ -224,7 +220,7 @@ export const routes: readonly Route[] = [
     answer: z.object({ tokens: z.array(z.int()), count: z.int(), max_model_len: z.int(), token_strs: z.array(z.string()).optional() }).meta({ id: 'Tokens' }),
     async handle({ service, body }) {
       const { prompt, model: named, parse_special: special, return_token_strs: withTexts } = body as z.output<typeof tokenizeBody>
-      checkModel(service, named)
+      checkModel(service.names, named)
       const { tokenizer, plan } = service.model
       const tokens = [...(await ((special ?? service.settings.parseSpecial) ? tokenizer.encodeWithSpecial(prompt) : tokenizer.encode(prompt)))]
       const texts = withTexts === true ? { token_strs: tokens.map((token) => tokenizer.idToToken(token) ?? '') } : {}
@@ -239,7 +235,7 @@ export const routes: readonly Route[] = [
     answer: z.object({ prompt: z.string() }),
     handle({ service, body }) {
       const { tokens, model: named } = body as z.output<typeof detokenizeBody>
-      checkModel(service, named)
+      checkModel(service.names, named)
       const { vocab } = service.model.config
       const wrong = tokens.findIndex((id) => id >= vocab)
       if (wrong >= 0) throw new OptionError(`tokens.${wrong}`, `a token id from 0 to ${vocab - 1}`, tokens[wrong])
@@ -280,7 +276,7 @@ export const routes: readonly Route[] = [
     open: true,
     answer: ok,
     handle({ service }) {
-      if (service.work.draining) throw new RequestError(503, 'draining', 'This server is about to stop and takes no new work', { headers: after(5) })
+      service.work.check()
       service.model.stats()
       return { status: 'ok' }
     },
@@ -305,24 +301,38 @@ export const routes: readonly Route[] = [
   },
 ]
 
-/** An answer with its counts put into the log. */
-function counted<T extends { usage: z.output<typeof usage> }>(call: Call, answer: T): T {
-  Object.assign(call.fields, { promptTokens: answer.usage.prompt_tokens, completionTokens: answer.usage.completion_tokens })
-  return answer
+/** The answer to a body, whole or in pieces as it asks. Its counts go into the log. */
+async function answer<Body extends CompletionBody | ChatBody>(
+  { service: { model, names, settings }, call }: Asked,
+  kind: string,
+  body: Body,
+  maxTokens: number | undefined,
+  whole: (model: Model, body: Body, context: AnswerContext) => Promise<object & { usage: Usage }>,
+  pieces: (model: Model, body: Body, context: AnswerContext, tally: Tally) => AsyncGenerator<object>,
+): Promise<Answer> {
+  if (body.model === undefined) throw new OptionError('model', `the name of the model, ${names[0]},`, undefined)
+  checkModel(names, body.model)
+  const most = settings.maxTokens
+  if (most !== undefined && maxTokens !== undefined && maxTokens > most) throw new OptionError('max_tokens', `at most ${most}, the limit of this server,`, maxTokens)
+  const context: AnswerContext = {
+    id: `${kind}-${call.id.replace(/^req_/, '')}`,
+    created: Math.floor(Date.now() / 1000),
+    model: names[0],
+    parseSpecial: settings.parseSpecial,
+    cacheUsage: true,
+    signal: call.signal,
+  }
+  if (body.stream) {
+    const tally = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 }
+    return { events: pieces(model, body, context, tally), tally }
+  }
+  const full = await whole(model, body, context)
+  const { prompt_tokens: promptTokens, prompt_tokens_details: details, completion_tokens: completionTokens } = full.usage
+  Object.assign(call.fields, { promptTokens, cachedTokens: details?.cached_tokens, completionTokens })
+  return full
 }
 
-function contextOf({ names, settings: { parseSpecial } }: Service, call: Call, kind: string): AnswerContext {
-  return { id: `${kind}-${call.id.replace(/^req_/, '')}`, created: Math.floor(Date.now() / 1000), model: names[0], parseSpecial, signal: call.signal }
-}
-
-function checkAsked(service: Service, named: string | undefined, maxTokens: number | undefined, param: string): void {
-  if (named === undefined) throw new OptionError('model', `the name of the model, ${service.names[0]},`, undefined)
-  checkModel(service, named)
-  const most = service.settings.maxTokens
-  if (most !== undefined && maxTokens !== undefined && maxTokens > most) throw new OptionError(param, `at most ${most}, the limit of this server,`, maxTokens)
-}
-
-function checkModel({ names }: Service, named: string | null | undefined): void {
+function checkModel(names: Service['names'], named: string | null | undefined): void {
   if (named === undefined || named === null || names.includes(named)) return
   const shown = named.length > 80 ? `${named.slice(0, 77)}...` : named
   throw new RequestError(404, 'model_not_found', `There is no model ${JSON.stringify(shown)} here: this server has ${names.join(', ')}`, { param: 'model' })

@@ -83,7 +83,13 @@ export function createServer(model: Model, options: ServerOptions = {}): Server 
       const listener = getRequestListener(fetch, { overrideGlobalObjects: false, errorHandler: (thrown) => badRequest(service, thrown) })
       // A missing host has an answer of ours.
       const limits = { requestTimeout: 120_000, headersTimeout: 30_000, keepAliveTimeout: 30_000, requireHostHeader: false }
-      const server = createHttpServer(limits, (incoming, outgoing) => void listener(incoming, outgoing))
+      const server = createHttpServer(limits, (incoming, outgoing) => {
+        // It is told when nothing moves, which is also so while the model works: then nothing waits to be read.
+        outgoing.setTimeout(settings.readTimeout, () => {
+          if (outgoing.writableLength > 0) outgoing.destroy()
+        })
+        void listener(incoming, outgoing)
+      })
       server.on('clientError', (error: NodeJS.ErrnoException, socket) => answerNoRequest(service, error, socket))
       hosts.listensAt(host, settings.apiKeys.length > 0)
       await opened(server, host, port)
@@ -92,15 +98,18 @@ export function createServer(model: Model, options: ServerOptions = {}): Server 
       return { host, port: bound.port, url: `http://${host.includes(':') ? `[${host}]` : host}:${bound.port}` }
     },
     async drain(timeout = 45_000) {
+      const drained = work.drain(timeout)
       await settings.jobs?.stop()
-      await work.drain(timeout)
+      await drained
       await closePort()
+      await settings.jobs?.close()
     },
     async close() {
       work.abort()
       await settings.jobs?.stop()
       await work.drain(0)
       await closePort()
+      await settings.jobs?.close()
     },
   }
 }
@@ -159,6 +168,7 @@ async function dispatch(service: Service, route: Route, request: Request, name: 
       throw new RequestError(401, 'invalid_api_key', 'Expected `Authorization: Bearer KEY` with a key of this server', { headers })
     }
     if (route.work === true) work.begin(call)
+    if (route.writes === true) work.check()
     const body = route.body === undefined ? undefined : check(route.body, await readJson(request, settings.maxBody), 'body')
     const answer: Answer = await route.handle({ service, call, body, name, request })
     if (isEvents(answer)) {

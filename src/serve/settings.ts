@@ -34,6 +34,8 @@ export const serverOptions = z.strictObject({
   maxTokens: z.int().min(1).max(1 << 24).optional(),
   /** Milliseconds after which a request is given up with status 504. Default: none. */
   deadline: z.number().gt(0).max(1e9).optional(),
+  /** Milliseconds for which a client may leave unread what was sent to it; then it loses its connection, and its work ends. Default 60,000. */
+  readTimeout: z.int().min(1).max(1e9).default(60_000),
   /** Files and batch jobs, `/v1/files` and `/v1/batches`. They stop with the server and go on with the next one. Default: none, these paths are not there. */
   jobs: z.custom<Jobs>((value) => value instanceof Jobs, 'what Jobs.open() gives').optional(),
   /** Receives the log. Default: nobody. */

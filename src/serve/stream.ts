@@ -14,6 +14,7 @@ import {
   type CompletionBody,
   type CompletionCall,
   type CompletionChoice,
+  type Tally,
   type Usage,
 } from '../openai.js'
 import { ClientLeft, type Call } from './call.js'
@@ -36,12 +37,6 @@ interface Chunk<Choice> {
   usage?: Usage | null
 }
 
-/** Counts of a stream so far. */
-export interface Tally {
-  promptTokens: number
-  completionTokens: number
-}
-
 export async function* completionChunks(model: Model, body: CompletionBody, context: AnswerContext, tally: Tally): AsyncGenerator<Chunk<CompletionChoice>> {
   const calls = await completionCalls(model, body, context)
   tally.promptTokens = calls.reduce((sum, { tokens }) => sum + tokens.length, 0)
@@ -59,14 +54,14 @@ async function* chunks<Choice>(
   object: string,
   model: Model,
   { stream_options: asked }: CompletionBody | ChatBody,
-  { id, created, model: name }: AnswerContext,
+  context: AnswerContext,
   tally: Tally,
   choices: AsyncIterable<Choice>,
 ): AsyncGenerator<Chunk<Choice>> {
   const withUsage = asked?.include_usage === true
-  const common = { id, object, created, model: name, system_fingerprint: fingerprint(model) }
+  const common = { id: context.id, object, created: context.created, model: context.model, system_fingerprint: fingerprint(model) }
   for await (const choice of choices) yield { ...common, choices: [choice], ...(withUsage ? { usage: null } : {}) }
-  if (withUsage) yield { ...common, choices: [], usage: usageOf(tally.promptTokens, tally.completionTokens) }
+  if (withUsage) yield { ...common, choices: [], usage: usageOf(tally, context) }
 }
 
 /** The choices of one prompt. */
@@ -92,8 +87,9 @@ async function* promptChoices(
       yield choice(sample, call.echo, null)
     }
   }
-  for await (const { index, text, token, logprob, finishReason } of model.streamComplete(call.tokens, call.options)) {
+  for await (const { index, text, token, logprob, finishReason, cachedTokens } of model.streamComplete(call.tokens, call.options)) {
     if (token !== undefined) tally.completionTokens++
+    if (cachedTokens !== undefined && !(body.echo && wanted)) tally.cachedTokens += cachedTokens
     if (logprob !== undefined) columns[index]?.add(logprob)
     if (text !== '' || finishReason !== undefined || logprob !== undefined) yield choice(index, text, finishReason ?? null)
   }
@@ -102,8 +98,9 @@ async function* promptChoices(
 async function* chatDeltas(model: Model, body: ChatBody, context: AnswerContext, tally: Tally): AsyncGenerator<ChatDelta> {
   const { turns, options } = chatCall(body, context)
   const begun = new Set<number>()
-  for await (const { asked, index, text, token, logprob, finishReason } of model.stream(turns, options)) {
+  for await (const { asked, index, text, token, logprob, finishReason, cachedTokens } of model.stream(turns, options)) {
     if (asked !== undefined) tally.promptTokens = asked.promptTokens
+    tally.cachedTokens = cachedTokens ?? tally.cachedTokens
     if (token !== undefined) tally.completionTokens++
     if (!begun.has(index)) {
       begun.add(index)

@@ -2,7 +2,7 @@ import { generateText, streamText } from 'ai'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { languageModel, type LanguageModel } from '../../src/adapters/ai-sdk.js'
-import { Model, OptionError, shippedModel } from '../../src/index.js'
+import { Model, OptionError, shippedModel, type StreamPiece } from '../../src/index.js'
 import { versions, type Specifications } from './versions.js'
 
 let model: Model
@@ -12,6 +12,7 @@ test.before(async () => {
 test.after(() => model.dispose())
 
 const question = 'What is the capital of Japan?'
+const story = 'Write a short story about a sheep.'
 const greedy = { temperature: 0, maxOutputTokens: 64, maxRetries: 0 }
 
 for (const version of versions) {
@@ -23,8 +24,11 @@ for (const version of versions) {
 
   test(`${version}: gives the text, counts and reason of the model itself`, async () => {
     const own = await model.generate(question, { temperature: 0, maxNewTokens: 64 })
-    const { text, usage, finishReason, warnings } = await generateText({ model: languageModel(model, version), prompt: question, ...greedy })
+    const { text, usage, finishReason, warnings, response } = await generateText({ model: languageModel(model, version), prompt: question, ...greedy })
     assert.equal([text, usage.inputTokens, usage.outputTokens, finishReason, warnings], [own.text, own.promptTokens, own.tokens.length, 'stop', []])
+    assert.equal([usage.inputTokenDetails.cacheReadTokens, usage.inputTokenDetails.noCacheTokens], [own.promptTokens - 1, 1], 'the model has just read it')
+    assert.is(response.modelId, 'lamb')
+    assert.ok(Math.abs(Date.now() - response.timestamp.getTime()) < 3_600_000)
     const cut = await generateText({ model: languageModel(model, version), prompt: question, ...greedy, maxOutputTokens: 2 })
     assert.is(cut.finishReason, 'length')
   })
@@ -47,6 +51,24 @@ for (const version of versions) {
     assert.ok(deltas.length > 2)
     assert.is(deltas.join(''), whole.text)
     assert.equal([(await stream.usage).outputTokens, await stream.finishReason], [whole.usage.outputTokens, 'stop'])
+    assert.is((await stream.usage).inputTokenDetails.cacheReadTokens, (whole.usage.inputTokens ?? 0) - 1)
+    const { id, modelId } = await stream.response
+    assert.is(modelId, 'lamb')
+    assert.is.not(id, whole.response.id)
+  })
+
+  test(`${version}: tells the seed that it drew, which gives the same text again`, async () => {
+    const drawn = await generateText({ model: languageModel(model, version), prompt: story, maxOutputTokens: 20, maxRetries: 0 })
+    const told = drawn.providerMetadata?.['ewe'] as { seed: string } | undefined
+    assert.is((await model.generate(story, { seed: BigInt(told?.seed ?? 0), maxNewTokens: 20 })).text, drawn.text)
+  })
+
+  test(`${version}: the model's own pieces come where they are asked for`, async () => {
+    const parts = []
+    for await (const part of streamText({ model: languageModel(model, version), prompt: question, ...greedy, includeRawChunks: true }).fullStream) parts.push(part)
+    const raw = parts.filter((part) => part.type === 'raw').map(({ rawValue }) => rawValue as StreamPiece)
+    assert.equal(raw.map(({ text }) => text).join(''), parts.filter((part) => part.type === 'text-delta').map(({ text }) => text).join(''))
+    assert.ok(raw.every(({ index }) => index === 0) && raw[0]?.asked !== undefined)
   })
 
   test(`${version}: an aborted stream ends its work, and so does one that is cancelled`, async () => {

@@ -142,9 +142,10 @@ void bounds(Run& run) {
   EngineOptions o = alone(type);
   o.maxQueue = 3;
   Served served(run, model.checkpoint, o);
-  std::atomic<bool> go{false};
-  served.witness.atStep = [&](int) {
-    while (!go) std::this_thread::yield();
+  constexpr int all = 1 << 30;
+  std::atomic<int> free{0};  // steps that may go on
+  served.witness.atStep = [&](int step) {
+    while (step > free) std::this_thread::yield();
     return Status();
   };
   Random random(8);
@@ -158,9 +159,21 @@ void bounds(Run& run) {
   int id = 0;
   const Status full = served.engine().submit(r, &id);
   run.expect(!full.ok() && full.failure().kind == Kind::queue, "the fourth that waits is refused");
-  go = true;
+  free = all;
   for (const int one : ids) run.expect(served.wait(one, 1)[0].finish == Finish::length, "those that were taken are served");
   run.expect(served.generate(r)[0].finish == Finish::length, "then there is room again");
+
+  // Samples that wait for places are not requests that wait: they leave the queue's room to others.
+  const int steps = served.witness.steps;
+  free = steps + 1;
+  Request several = r;
+  several.n = 4;
+  ids = {served.submit(several)};
+  while (served.witness.steps < steps + 2) std::this_thread::yield();  // three of them wait for the first
+  for (int i = 0; i < 3; i++) ids.push_back(served.submit(r));
+  run.expect(!served.engine().submit(r, &id).ok(), "there is room for three");
+  free = all;
+  for (size_t i = 0; i < ids.size(); i++) run.expect(served.wait(ids[i], i ? 1 : 4)[0].finish == Finish::length, "beside samples that waited");
 
   r.deadline = 1;  // long ago
   const Answer late = served.generate(r)[0];

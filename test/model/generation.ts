@@ -38,7 +38,7 @@ test('a question is answered with the defaults of the Dolly pipeline', async () 
 
 test('the same seed gives the same text, another seed another, and no seed a random one that is told', async () => {
   const one = await model.generate(story, { ...brief, seed: 5 })
-  assert.equal(await model.generate(story, { ...brief, seed: 5 }), one)
+  assert.equal({ ...(await model.generate(story, { ...brief, seed: 5 })), cachedTokens: 0 }, { ...one, cachedTokens: 0 })
   assert.equal((await model.generate(story, { ...brief, seed: 5n })).text, one.text)
   assert.is.not((await model.generate(story, { ...brief, seed: 6 })).text, one.text)
   const random = await model.generate(story, brief)

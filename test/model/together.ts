@@ -54,10 +54,15 @@ test('the common intro of prompts is shared in pages of every size', async () =>
     await withModel({ pageSize, maxBatch: 2 }, async (model) => {
       await model.generate(questions[0]!, { maxNewTokens: 2 })
       const before = model.stats()
-      const { promptTokens } = await model.generate(questions[2]!, { maxNewTokens: 2 })
+      const { promptTokens, cachedTokens } = await model.generate(questions[2]!, { maxNewTokens: 2 })
       const { reusedTokens, promptTokens: computed } = model.stats()
       assert.ok(reusedTokens - before.reusedTokens >= 21, `${reusedTokens - before.reusedTokens} tokens in pages of ${pageSize}`)
       assert.is(reusedTokens - before.reusedTokens + computed - before.promptTokens, promptTokens)
+      assert.is(cachedTokens, reusedTokens - before.reusedTokens)
+      const pieces = []
+      for await (const piece of model.stream(questions[2]!, { maxNewTokens: 2, n: 3 })) pieces.push(piece)
+      assert.equal(pieces.map((piece) => piece.cachedTokens).filter((count) => count !== undefined), [promptTokens - 1], 'all but the token that is drawn from')
+      assert.is(pieces.at(-1)?.cachedTokens, promptTokens - 1)
     })
   }
 })

@@ -62,6 +62,7 @@ test('AI SDK: text at once and as a stream, with usage and the reason to finish'
   for await (const delta of stream.textStream) text += delta
   assert.is(text, own)
   assert.is((await stream.usage).outputTokens, whole.usage.outputTokens)
+  assert.is((await stream.usage).inputTokenDetails.cacheReadTokens, (whole.usage.inputTokens ?? 0) - 1)
 })
 
 test('AI SDK: an error arrives with its words', async () => {

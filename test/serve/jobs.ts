@@ -6,9 +6,9 @@ import OpenAI, { toFile, type APIError } from 'openai'
 import type { Batch } from 'openai/resources/batches'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { shippedModel, type Model } from '../../src/index.js'
+import { BatchError, shippedModel, type Model } from '../../src/index.js'
 import { Jobs } from '../../src/serve/server.js'
-import { loadLamb, Served, until } from './served.js'
+import { loadLamb, long, Served, until } from './served.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'ewe-jobs-'))
 let model: Model
@@ -208,6 +208,26 @@ test('a batch that is cancelled at any moment is cancelled, or was complete', as
     ends.add(status)
   }
   assert.ok(ends.has('cancelled'))
+})
+
+test('a folder is one server\'s until that has stopped, which changes nothing in it once it is told to', async () => {
+  const refused: unknown = await Jobs.open(model, { folder, modelFolder: shippedModel() }).catch((error: unknown) => error)
+  assert.instance(refused, BatchError)
+  assert.match((refused as Error).message, `process ${process.pid}, keeps its files and batches in ${folder}`)
+  const id = await upload([line(1)])
+  const running = served.json('/v1/completions', { ...long, n: 8 })
+  await until('one that runs', () => model.stats().running > 0)
+  const drained = served.server.drain()
+  const late = [() => upload([line(1)]), () => client.batches.create({ input_file_id: id, endpoint: url, completion_window: '24h' }), () => client.files.delete(id)]
+  for (const ask of late) {
+    const error = (await ask().catch((thrown: unknown) => thrown)) as APIError
+    assert.equal([error.status, error.code], [503, 'draining'])
+  }
+  assert.is((await client.files.retrieve(id)).id, id)
+  await running
+  await drained
+  await open()
+  assert.equal(JSON.parse(await textOf(id)), line(1))
 })
 
 test.run()

@@ -1,5 +1,6 @@
 // More than a server can do at once, and clients that are slow, leave, or ask for what does not fit: all of it is bounded, and good requests are served.
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -140,6 +141,43 @@ test('200 clients that do not read hold up neither the model nor others, cost no
     }),
   )
   assert.is(texts.filter((text) => text.split('data: {').length > 10).length, 200)
+})
+
+test('a client that never reads loses its connection; one that reads slowly, or waits for the model, does not', async () => {
+  const impatient = await Served.over(model, { readTimeout: 300 })
+  // More than the system takes off a server's hands: at most 4 + 6 MB on loopback by Linux' defaults.
+  const marker = '### Instruction:'
+  const { tokens } = await impatient.json<{ tokens: number[] }>('/tokenize', { prompt: marker, parse_special: true })
+  assert.is(tokens.length, 1)
+  const body = JSON.stringify({ tokens: Array.from({ length: 1_200_000 }, () => tokens[0]) })
+  const text = marker.repeat(1_200_000)
+  const ask = async (): Promise<Socket> => {
+    const socket = connect(Number(new URL(impatient.url).port), '127.0.0.1')
+    await once(socket, 'connect')
+    socket.pause()
+    socket.write(head(body.length).replace('/v1/completions', '/detokenize') + body)
+    return socket
+  }
+  const received = async (socket: Socket, pause: number): Promise<number> => {
+    let bytes = 0
+    socket.on('error', () => {})
+    for await (const chunk of socket) {
+      bytes += (chunk as Buffer).length
+      if (bytes > text.length) break
+      if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause))
+    }
+    return bytes
+  }
+  assert.ok((await received(await ask(), 1)) > text.length, 'who reads slowly gets all of it')
+  assert.is((await impatient.post('/v1/completions', long)).status, 200, 'who waits for the model gets it')
+  const never = await ask()
+  // The server's end of the connection, as the system lists it: `address:port address:port state`, in hex; 01 is an open one.
+  const ends = [Number(new URL(impatient.url).port), never.localPort ?? 0].map((port) => `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`)
+  const open = (): boolean => readFileSync('/proc/net/tcp', 'latin1').includes(`${ends.join(' ')} 01`)
+  assert.ok(open())
+  await until('the end of the connection', () => !open())
+  assert.ok((await received(never, 0)) < text.length, 'the rest is gone')
+  await impatient.server.close()
 })
 
 test('clients that do not read and leave give everything back', async () => {

@@ -110,7 +110,7 @@ export interface Completion {
   object: string
   model: string
   choices: Choice[]
-  usage: { prompt_tokens: number; completion_tokens: number; total_tokens: number } | null
+  usage: { prompt_tokens: number; completion_tokens: number; total_tokens: number; prompt_tokens_details?: { cached_tokens: number } } | null
 }
 
 export interface Chat {

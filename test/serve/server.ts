@@ -22,7 +22,13 @@ test('a completion has the text, the counts and the shape that clients read', as
   assert.match(answer.id, /^cmpl-\w+$/)
   assert.equal(answer.choices, [{ text: alone.text, index: 0, logprobs: null, finish_reason: alone.finishReason }])
   const { tokens, promptTokens } = alone
-  assert.equal(answer.usage, { prompt_tokens: promptTokens, completion_tokens: tokens.length, total_tokens: promptTokens + tokens.length })
+  const counts = { prompt_tokens: promptTokens, completion_tokens: tokens.length, total_tokens: promptTokens + tokens.length }
+  assert.equal(answer.usage, { ...counts, prompt_tokens_details: { cached_tokens: 0 } })
+  const again = await served.json<Completion>('/v1/completions', { ...greedy, prompt: [question, question], max_tokens: 8 })
+  assert.equal(again.choices.map(({ text }) => text), [alone.text, alone.text])
+  assert.is(again.usage?.prompt_tokens_details?.cached_tokens, 2 * (promptTokens - 1), 'all but the token that is drawn from')
+  const scored = await served.json<Completion>('/v1/completions', { ...greedy, prompt: question, max_tokens: 8, echo: true, logprobs: 1 })
+  assert.is(scored.usage?.prompt_tokens_details?.cached_tokens, 0, 'its own log-probabilities are computed')
 })
 
 test('a chat is answered with the template of the model', async () => {
@@ -66,7 +72,8 @@ test('a chat stream has a role first, then text, then why it ended, then the usa
   const whole = await served.json<Chat>('/v1/chat/completions', body)
   const events = await served.events<ChatChunk>('/v1/chat/completions', { ...body, stream_options: { include_usage: true } })
   const last = events.pop()
-  assert.equal([last?.choices, last?.usage], [[], whole.usage])
+  const cached = { cached_tokens: (whole.usage?.prompt_tokens ?? 0) - 1 } // it came before
+  assert.equal([last?.choices, last?.usage], [[], { ...whole.usage, prompt_tokens_details: cached }])
   const choices = events.flatMap((event) => event.choices)
   assert.equal(choices[0]?.delta, { role: 'assistant', content: '' })
   assert.is(choices.map(({ delta }) => delta.content ?? '').join(''), whole.choices[0]?.message.content)
@@ -224,6 +231,7 @@ test('the log has a line for each request, with counts and without text', async 
   assert.is(first?.['id'], 'mine-1')
   assert.equal([first?.['status'], first?.['promptTokens'], first?.['completionTokens']], [200, second?.['promptTokens'], 3])
   assert.equal([second?.['status'], second?.['stream'], second?.['completionTokens']], [200, true, 3])
+  assert.equal([first?.['cachedTokens'], second?.['cachedTokens']], [0, Number(first?.['promptTokens']) - 1])
   assert.is(third?.['status'], 400)
   assert.not.match(JSON.stringify(served.lines), /zebra|umbrella/)
 })
