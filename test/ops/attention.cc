@@ -337,11 +337,12 @@ static Suite suite([](Cases& cases) {
 
   for (DType type : {DType::float32, DType::bfloat16}) {
     const std::string prefix = std::string("attention/") + nameOf(type) + " ";
-    for (int headSize : {64, 80, 128}) {
+    for (int headSize : {32, 64, 80, 128}) {
       const std::string head = "12 heads of " + std::to_string(headSize);
       cases.bench(prefix + "prompt of 512, " + head, [=](Run& run) { bench(run, type, 12, headSize, 1, 512, true); });
       cases.bench(prefix + "8 rows at 512, " + head, [=](Run& run) { bench(run, type, 12, headSize, 8, 512, false); });
       cases.bench(prefix + "1 row at 2048, " + head, [=](Run& run) { bench(run, type, 12, headSize, 1, 2048, false); });
+      cases.bench(prefix + "32 rows at 1024, " + head, [=](Run& run) { bench(run, type, 12, headSize, 32, 1024, false); });
     }
   }
 });

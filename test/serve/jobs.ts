@@ -136,9 +136,9 @@ test('a batch that was cancelled while no server ran keeps its lines too, and on
   const path = join(folder, 'batches', `${first}.json`)
   writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as object), status: 'cancelling' }))
   await open()
-  const [long, short] = [await ended(first), await ended(second)]
-  assert.equal([long.status, short.status, short.output_file_id], ['cancelled', 'cancelled', undefined])
-  assert.ok(linesOf(await textOf(long.output_file_id)).length >= 3)
+  const [cut, unbegun] = [await ended(first), await ended(second)]
+  assert.equal([cut.status, unbegun.status, unbegun.output_file_id], ['cancelled', 'cancelled', undefined])
+  assert.ok(linesOf(await textOf(cut.output_file_id)).length >= 3)
 })
 
 test('a batch whose file has gone fails, and the next one is run', async () => {
@@ -215,7 +215,7 @@ test('a folder is one server\'s until that has stopped, which changes nothing in
   assert.instance(refused, BatchError)
   assert.match((refused as Error).message, `process ${process.pid}, keeps its files and batches in ${folder}`)
   const id = await upload([line(1)])
-  const running = served.json('/v1/completions', { ...long, n: 8 })
+  const running = served.json('/v1/completions', { ...long, n: 8, max_tokens: 1000 })
   await until('one that runs', () => model.stats().running > 0)
   const drained = served.server.drain()
   const late = [() => upload([line(1)]), () => client.batches.create({ input_file_id: id, endpoint: url, completion_window: '24h' }), () => client.files.delete(id)]
