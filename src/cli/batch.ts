@@ -7,11 +7,11 @@ import { runBatch, type Progress } from '../batch/job.js'
 import { identityOf } from '../batch/identity.js'
 import { OptionError } from '../errors.js'
 import type { Model } from '../model.js'
-import type { ModelFlags, SamplingFlags } from './flags.js'
+import type { CacheFlags, ModelFlags, SamplingFlags } from './flags.js'
 import { chosenModel, given, loadOptionsOf, openModel, samplingOf } from './open.js'
 import { exitCodes, interruptible, note, writeJson } from './output.js'
 
-export interface BatchFlags extends ModelFlags, SamplingFlags {
+export interface BatchFlags extends ModelFlags, CacheFlags, SamplingFlags {
   output?: string
   redis?: string
   worker?: boolean
@@ -26,7 +26,7 @@ export interface BatchFlags extends ModelFlags, SamplingFlags {
 /** Milliseconds between lines of progress where stderr is no terminal. */
 const lineInterval = 5000
 const barInterval = 250
-/** A line of the input may ask for thousands of answers. */
+/** A line of the input may have thousands of prompts. */
 const maxQueue = 1 << 20
 
 /** Lines that a job keeps in Redis at a time. */

@@ -16,6 +16,14 @@ export interface ModelFlags extends CommonFlags {
   instructionSet?: string
 }
 
+/** Flags of the cache, for commands that run many requests. */
+export interface CacheFlags {
+  pages?: number
+  pageSize?: number
+  admission?: string
+  prefixCache?: boolean
+}
+
 /** Flags of a request. They have the names of the options of the library, which checks their ranges. */
 export interface SamplingFlags {
   maxNewTokens?: number
@@ -40,6 +48,14 @@ export function addModelFlags(command: Command): Command {
     .option('--threads <count>', 'threads of the CPU device (default: one for each processor)', wholeNumber)
     .option('--max-context <tokens>', 'most tokens of prompt and answer together (default: what the model was trained for)', wholeNumber)
     .option('--instruction-set <set>', 'of the CPU device: auto, plain, avx2, avx512, avx512bf16 (default: auto, the best one)')
+}
+
+export function addCacheFlags(command: Command): Command {
+  return command
+    .option('--pages <count>', 'pages of the cache in all (default: what all sequences need, or a share of the memory holds)', wholeNumber)
+    .option('--page-size <tokens>', 'tokens of a page, a multiple of 16 (default: 64)', wholeNumber)
+    .option('--admission <when>', 'pages: a request starts when its prompt has room; reserve: when its longest answer has room as well (default: pages)')
+    .option('--no-prefix-cache', 'compute common beginnings of prompts anew each time')
 }
 
 export function addSamplingFlags(command: Command, seed = 'the same seed gives the same text (default: a random one)'): Command {

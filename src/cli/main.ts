@@ -2,7 +2,7 @@
 // The command line. A command's own code, and with it the native addon, is loaded only when the command runs.
 import { Command, CommanderError, Option } from 'commander'
 import { packageVersion } from '../package.js'
-import { addCommonFlags, addModelFlags, addSamplingFlags, append, wholeNumber, type CommonFlags } from './flags.js'
+import { addCacheFlags, addCommonFlags, addModelFlags, addSamplingFlags, append, wholeNumber, type CommonFlags } from './flags.js'
 import type { BatchFlags } from './batch.js'
 import type { BuildOptions } from './build.js'
 import type { ChatFlags } from './chat.js'
@@ -45,7 +45,7 @@ function program(): Command {
 
   const batch = ewe.command('batch').description('answer every line of a file; the same command goes on with a job that was stopped')
   batch.argument('[input]', 'lines of JSON: texts, {"instruction", "context"} rows, or OpenAI batch lines, whose bodies say how to sample; - is stdin')
-  addSamplingFlags(addModelFlags(addCommonFlags(batch)), 'each line has a seed made of this and its number (default: 0)')
+  addSamplingFlags(addCacheFlags(addModelFlags(addCommonFlags(batch))), 'each line has a seed made of this and its number (default: 0)')
     .option('-o, --output <file>', 'where the answers go, one a line; - is stdout')
     .option('--text', 'lines are prompts as they are, not JSON')
     .option('--raw', 'continue texts as they are, without the template; defaults are those of generation_config.json, else greedy, 16 tokens')
@@ -60,7 +60,7 @@ function program(): Command {
     })
 
   const serve = ewe.command('serve').description("serve OpenAI's interface over HTTP, with a page to try the model at /")
-  addModelFlags(addCommonFlags(serve))
+  addCacheFlags(addModelFlags(addCommonFlags(serve)))
     .option('--host <address>', 'address to bind to (default: 127.0.0.1, this machine only)')
     .option('--port <port>', '0 takes a free one (default: 8000)', wholeNumber)
     .option('--api-key <key>', 'a key of which requests must bring one; may be given several times (default: EWE_API_KEY; none)', append)

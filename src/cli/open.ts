@@ -4,7 +4,7 @@ import { OptionError } from '../errors.js'
 import { Model } from '../model.js'
 import { check, generateOptions, loadOptions, type LoadOptions } from '../options.js'
 import { shippedModel } from '../package.js'
-import type { ModelFlags, SamplingFlags } from './flags.js'
+import type { CacheFlags, ModelFlags, SamplingFlags } from './flags.js'
 import { formatBytes, note } from './output.js'
 
 /** Loading that takes less shows no bar. Milliseconds. */
@@ -29,9 +29,9 @@ export function given<T extends object>(values: T): { [K in keyof T]?: NonNullab
 }
 
 /** The options of loading among the flags, checked. */
-export function loadOptionsOf(flags: ModelFlags): LoadOptions {
-  const { device, weights, threads, maxContext, instructionSet } = flags
-  const options = given({ device, weights, threads, maxContext, instructionSet }) as LoadOptions
+export function loadOptionsOf(flags: ModelFlags & CacheFlags): LoadOptions {
+  const { device, weights, threads, maxContext, instructionSet, pages, pageSize, admission, prefixCache } = flags
+  const options = given({ device, weights, threads, maxContext, instructionSet, pages, pageSize, admission, prefixCache }) as LoadOptions
   checkFlags(loadOptions, options)
   return options
 }

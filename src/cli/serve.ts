@@ -6,11 +6,11 @@ import { loadOptions, type LoadOptions } from '../options.js'
 import { createServer, Jobs, type Server, type ServerOptions } from '../serve/server.js'
 import { isLoopback } from '../serve/hosts.js'
 import { listenOptions, serverOptions } from '../serve/settings.js'
-import type { ModelFlags } from './flags.js'
+import type { CacheFlags, ModelFlags } from './flags.js'
 import { checkFlags, chosenModel, given, loadOptionsOf, openModel } from './open.js'
 import { exitCodes, note, writeJson } from './output.js'
 
-export interface ServeFlags extends ModelFlags {
+export interface ServeFlags extends ModelFlags, CacheFlags {
   host?: string
   port?: number
   apiKey?: string[]

@@ -39,6 +39,23 @@ test('serves, logs JSON on stderr without text, and ends with code 0 when told t
   assert.not.match(stderr, 'zebra')
 })
 
+test('the cache is as large as it is told to be, shares nothing unless it may, and keeps room for the longest answers', async () => {
+  const { run, url } = await serving(['--quiet', '--pages', '8', '--page-size', '16', '--admission', 'reserve', '--no-prefix-cache'])
+  const metric = async (name: string): Promise<number> => Number(new RegExp(`^${name}\\{[^}]*\\} (.*)$`, 'm').exec(await (await fetch(`${url}/metrics`)).text())?.[1])
+  assert.is(await metric('ewe_cache_pages'), 8)
+  // Of 8 pages each may come to need 5: one after the other, and none is sent back.
+  const answers = await Promise.all([1, 2, 3].map(async (seed) => (await post(url, { ...long, max_tokens: 70, seed })).json())) as { usage: { completion_tokens: number } }[]
+  assert.equal(answers.map(({ usage }) => usage.completion_tokens), [70, 70, 70])
+  assert.equal([await metric('ewe_preemptions_total'), await metric('ewe_prefix_hits_total')], [0, 0])
+  run.child.kill('SIGTERM')
+  assert.is((await run.ended).code, 0)
+  for (const words of [['--pages', '0'], ['--page-size', '17'], ['--admission', 'never']]) {
+    const { code, stderr } = await ewe(['serve', '--port', '0', ...words])
+    assert.is(code, 2, words.join(' '))
+    assert.match(stderr, words[0]!)
+  }
+})
+
 test('the first signal drains, the second stops at once', async () => {
   const { run, url } = await serving(['--quiet'])
   const stream = async (): Promise<string> => (await post(url, { ...long, stream: true })).text()
