@@ -178,20 +178,23 @@ def leave_stream(client):
 
 
 def test_a_full_queue_is_waited_for_by_the_retries(serve):
-    server = serve('--max-batch', 1, '--max-queue', 4)
+    # One answer that takes tens of seconds, and as many requests behind it as may wait.
+    server = serve('--max-batch', 1, '--max-queue', 4, '--max-context', 8192, '--threads', 1, '--instruction-set', 'plain')
     client = client_of(server)
     ask = dict(GREEDY, prompt='a', max_tokens=1)
     answers = []
-    with begun(client) as running:
-        until('answers that wait', lambda: server.metric('vllm:num_requests_waiting') > 4)
+    with begun(client, n=1, max_tokens=8000) as running:
+        waiting = [background(lambda: answers.append(client.completions.create(**ask))) for _ in range(4)]
+        until('a full queue', lambda: server.metric('vllm:num_requests_waiting') == 4)
         with pytest.raises(openai.RateLimitError) as caught:
             client.completions.create(**ask)
         assert (caught.value.code, caught.value.response.headers['retry-after']) == ('queue_full', '1')
         patient = background(lambda: answers.append(client_of(server, max_retries=5).completions.create(**ask)))
         until('its refusal', lambda: server.answers(429) == 2)
         running.close()
-    patient.join()
-    assert len(answers) == 1
+    for thread in [*waiting, patient]:
+        thread.join()
+    assert len(answers) == 5
 
 
 def test_a_restart_is_waited_for_by_the_retries(serve):
@@ -214,8 +217,8 @@ def test_a_restart_is_waited_for_by_the_retries(serve):
     assert len(answers) == 1
 
 
-def begun(client):
-    stream = client.completions.create(**LONG, stream=True)
+def begun(client, **other):
+    stream = client.completions.create(**{**LONG, **other}, stream=True)
     next(stream)
     return stream
 
