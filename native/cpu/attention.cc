@@ -136,7 +136,7 @@ class Attention {
 
   // A head has a few kilobytes in a page, its keys in several rows side by side: too short for what the processor foresees by itself. So the keys of
   // the next page, and the values of this one, are asked for while the keys of this one are multiplied. Into the second cache: what the first one can
-  // wait for at a time is the very bound on reading so (twice as fast for heads of 32 out of memory, half as much again for those of 64 and 80).
+  // wait for at a time is the very bound on reading so (bench/README.md has figures).
   void ask(const char* block, int inPage) const {
     const long position = long(padded_) * long(sizeof(Weight)), end = a_.cache.pageSize * position;
     for (long at = inPage * position; at < end; at += 64) __builtin_prefetch(block + at, 0, 1);

@@ -57,10 +57,6 @@ export class Work {
   #draining = false
   #whenIdle: (() => void)[] = []
 
-  get size(): number {
-    return this.#calls.size
-  }
-
   /** @throws RequestError with status 503 when the server is about to stop. */
   check(): void {
     if (this.#draining) throw new RequestError(503, 'draining', 'This server is about to stop and takes no new work', { headers: after(5) })

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
@@ -170,8 +171,7 @@ std::map<std::string, StoredTensor> Safetensors::stored() const {
 }
 
 TempFile::TempFile() {
-  const char* folder = std::getenv("TMPDIR");
-  path_ = std::string(folder ? folder : "/tmp") + "/ewe-cases-XXXXXX";
+  path_ = std::filesystem::temp_directory_path() / "ewe-cases-XXXXXX";
   file_ = mkstemp(path_.data());
   if (file_ < 0) throw std::runtime_error("can't make a temporary file " + path_);
 }
